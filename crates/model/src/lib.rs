@@ -1,0 +1,18 @@
+//! A packaged model: what it takes and gives ([`Signature`]), its file ([`container`]), and the
+//! one path that loads and runs it ([`Model`]).
+//!
+//! This crate is linked into the served binaries, so it holds no ONNX importer (that is
+//! `slsml-import`), no network, no cloud and no protocol. tract's types never leave it, except
+//! through [`graph`], which the importer needs to write what [`Model`] reads.
+#![forbid(unsafe_code)]
+
+pub mod container;
+pub mod graph;
+mod model;
+mod signature;
+mod tensor;
+
+pub use container::{Container, ContainerError, Header};
+pub use model::{LoadError, Model, RunError};
+pub use signature::{Dim, Signature, TensorSpec};
+pub use tensor::{Data, Datatype, ShapeMismatch, Tensor};

@@ -1,0 +1,241 @@
+//! Tensors as callers see them: a shape and typed, row-major elements. They exist so that no
+//! caller needs tract's types.
+
+use std::fmt;
+
+use half::f16;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tract_core::prelude as tract;
+
+/// The type of a tensor's elements, named as the Open Inference Protocol names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+#[allow(missing_docs)]
+pub enum Datatype {
+    Bool,
+    Uint8,
+    Uint16,
+    Uint32,
+    Uint64,
+    Int8,
+    Int16,
+    Int32,
+    Int64,
+    Fp16,
+    Fp32,
+    Fp64,
+    /// Strings of bytes; tract holds them as UTF-8.
+    Bytes,
+}
+
+impl fmt::Display for Datatype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// A tensor's elements, row-major.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Data {
+    Bool(Vec<bool>),
+    Uint8(Vec<u8>),
+    Uint16(Vec<u16>),
+    Uint32(Vec<u32>),
+    Uint64(Vec<u64>),
+    Int8(Vec<i8>),
+    Int16(Vec<i16>),
+    Int32(Vec<i32>),
+    Int64(Vec<i64>),
+    Fp16(Vec<f16>),
+    Fp32(Vec<f32>),
+    Fp64(Vec<f64>),
+    Bytes(Vec<String>),
+}
+
+/// Runs `$body` with `$v` bound to the vector inside, whatever its type.
+macro_rules! each {
+    ($data:expr, $v:ident => $body:expr) => {
+        match $data {
+            Data::Bool($v) => $body,
+            Data::Uint8($v) => $body,
+            Data::Uint16($v) => $body,
+            Data::Uint32($v) => $body,
+            Data::Uint64($v) => $body,
+            Data::Int8($v) => $body,
+            Data::Int16($v) => $body,
+            Data::Int32($v) => $body,
+            Data::Int64($v) => $body,
+            Data::Fp16($v) => $body,
+            Data::Fp32($v) => $body,
+            Data::Fp64($v) => $body,
+            Data::Bytes($v) => $body,
+        }
+    };
+}
+
+impl Data {
+    /// How many elements there are.
+    pub fn len(&self) -> usize {
+        each!(self, v => v.len())
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The elements' type.
+    pub fn datatype(&self) -> Datatype {
+        match self {
+            Data::Bool(_) => Datatype::Bool,
+            Data::Uint8(_) => Datatype::Uint8,
+            Data::Uint16(_) => Datatype::Uint16,
+            Data::Uint32(_) => Datatype::Uint32,
+            Data::Uint64(_) => Datatype::Uint64,
+            Data::Int8(_) => Datatype::Int8,
+            Data::Int16(_) => Datatype::Int16,
+            Data::Int32(_) => Datatype::Int32,
+            Data::Int64(_) => Datatype::Int64,
+            Data::Fp16(_) => Datatype::Fp16,
+            Data::Fp32(_) => Datatype::Fp32,
+            Data::Fp64(_) => Datatype::Fp64,
+            Data::Bytes(_) => Datatype::Bytes,
+        }
+    }
+}
+
+/// A shape and as many elements as it asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    shape: Vec<usize>,
+    data: Data,
+}
+
+/// A shape that asks for another number of elements than there are.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("shape {shape:?} does not hold {elements} elements")]
+pub struct ShapeMismatch {
+    /// The shape asked for.
+    pub shape: Vec<usize>,
+    /// The elements given.
+    pub elements: usize,
+}
+
+impl Tensor {
+    /// A tensor, if `data` fills `shape` exactly. A shape whose product overflows is refused.
+    pub fn new(shape: Vec<usize>, data: Data) -> Result<Tensor, ShapeMismatch> {
+        let volume = shape.iter().try_fold(1usize, |all, dim| all.checked_mul(*dim));
+        if volume == Some(data.len()) {
+            Ok(Tensor { shape, data })
+        } else {
+            Err(ShapeMismatch { elements: data.len(), shape })
+        }
+    }
+
+    /// The length of each dimension.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The elements, row-major.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// The elements' type.
+    pub fn datatype(&self) -> Datatype {
+        self.data.datatype()
+    }
+
+    pub(crate) fn into_tract(self) -> tract::TractResult<tract::Tensor> {
+        let Tensor { shape, data } = self;
+        let flat = each!(data, v => tract::tract_ndarray::Array1::from_vec(v).into());
+        let tensor: tract::Tensor = flat;
+        tensor.into_shape(&shape)
+    }
+
+    pub(crate) fn from_tract(tensor: &tract::Tensor) -> tract::TractResult<Tensor> {
+        use tract::DatumType;
+        let shape = tensor.shape().to_vec();
+        // Quantised tensors are served as the integers they hold.
+        let data = match tensor.datum_type().unquantized() {
+            DatumType::Bool => Data::Bool(elements(tensor)?),
+            DatumType::U8 => Data::Uint8(elements(tensor)?),
+            DatumType::U16 => Data::Uint16(elements(tensor)?),
+            DatumType::U32 => Data::Uint32(elements(tensor)?),
+            DatumType::U64 => Data::Uint64(elements(tensor)?),
+            DatumType::I8 => Data::Int8(elements(tensor)?),
+            DatumType::I16 => Data::Int16(elements(tensor)?),
+            DatumType::I32 => Data::Int32(elements(tensor)?),
+            DatumType::I64 => Data::Int64(elements(tensor)?),
+            DatumType::F16 => Data::Fp16(elements(tensor)?),
+            DatumType::F32 => Data::Fp32(elements(tensor)?),
+            DatumType::F64 => Data::Fp64(elements(tensor)?),
+            DatumType::String => Data::Bytes(elements(tensor)?),
+            // A dimension computed inside the graph: a plain number once the inputs are known.
+            DatumType::TDim => Data::Int64(elements(&*tensor.cast_to::<i64>()?)?),
+            other => tract_core::internal::bail!("a tensor of {other:?} has no protocol datatype"),
+        };
+        Ok(Tensor { shape, data })
+    }
+}
+
+fn elements<D: tract::Datum>(tensor: &tract::Tensor) -> tract::TractResult<Vec<D>> {
+    Ok(tensor.try_as_plain_ram()?.as_slice::<D>()?.to_vec())
+}
+
+impl Datatype {
+    /// The protocol's name for tract's type, where there is one.
+    pub fn from_tract(datum: tract::DatumType) -> Option<Datatype> {
+        use tract::DatumType;
+        Some(match datum.unquantized() {
+            DatumType::Bool => Datatype::Bool,
+            DatumType::U8 => Datatype::Uint8,
+            DatumType::U16 => Datatype::Uint16,
+            DatumType::U32 => Datatype::Uint32,
+            DatumType::U64 => Datatype::Uint64,
+            DatumType::I8 => Datatype::Int8,
+            DatumType::I16 => Datatype::Int16,
+            DatumType::I32 => Datatype::Int32,
+            DatumType::I64 | DatumType::TDim => Datatype::Int64,
+            DatumType::F16 => Datatype::Fp16,
+            DatumType::F32 => Datatype::Fp32,
+            DatumType::F64 => Datatype::Fp64,
+            DatumType::String => Datatype::Bytes,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_must_hold_exactly_the_elements_given() {
+        assert!(Tensor::new(vec![2, 3], Data::Fp32(vec![0.0; 6])).is_ok());
+        assert!(Tensor::new(vec![2, 3], Data::Fp32(vec![0.0; 5])).is_err());
+        assert!(Tensor::new(vec![usize::MAX, 2], Data::Fp32(vec![])).is_err());
+        assert!(Tensor::new(vec![], Data::Int64(vec![7])).is_ok());
+        assert!(Tensor::new(vec![0, 4], Data::Bool(vec![])).is_ok());
+    }
+
+    #[test]
+    fn tensors_survive_the_way_through_tract() {
+        let all = [
+            Data::Bool(vec![true, false]),
+            Data::Uint8(vec![1, 255]),
+            Data::Int64(vec![i64::MIN, i64::MAX]),
+            Data::Fp16(vec![f16::from_f32(0.5), f16::MAX]),
+            Data::Fp64(vec![1e300, -0.0]),
+            Data::Bytes(vec!["a".into(), "é".into()]),
+        ];
+        for data in all {
+            let tensor = Tensor::new(vec![2, 1], data).unwrap();
+            let back = Tensor::from_tract(&tensor.clone().into_tract().unwrap()).unwrap();
+            assert_eq!(back, tensor);
+        }
+    }
+}
