@@ -24,7 +24,6 @@ REGION = "us-east-1"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/slsml-local"
 # What Lambda itself gives a process, and so where `env` will look for python3.
 LAMBDA_PATH = "/usr/local/bin:/usr/bin:/bin:/opt/bin"
-# An alias, a version and $LATEST are the three qualifiers everything else is built from.
 INVALID = "InvalidParameterValueException"
 # Where AWS checks the request's shape first it answers ValidationException, which is in
 # its common errors and not in the service's model. Either tells a client the same thing.

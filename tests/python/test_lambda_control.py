@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from helpers import (
-    ACCOUNT, INVALID, INVALID_OR_VALIDATION, REGION, UNZIPPED_LIMIT, ZIPPED_LIMIT, code_zip, configure, create,
+    ACCOUNT, INVALID_OR_VALIDATION, REGION, UNZIPPED_LIMIT, ZIPPED_LIMIT, code_zip, configure, create,
     create_with_versions, eventually, exists, invoke, publish, refused, sha256, shell_env, update_code, wait_active,
     wait_updated, weights, zip_of,
 )
@@ -423,7 +423,7 @@ def test_the_account_tells_its_limits_and_its_use(lam, name):
 def test_the_caller_is_the_local_account(sts):
     identity = sts.get_caller_identity()
     assert identity["Account"] == ACCOUNT
-    assert identity["Arn"].startswith(f"arn:aws:") and ACCOUNT in identity["Arn"]
+    assert identity["Arn"].startswith("arn:aws:") and ACCOUNT in identity["Arn"]
     assert identity["UserId"]
 
 
@@ -516,8 +516,7 @@ def test_the_aws_cli_creates_and_invokes_a_function(aws, lam, name, role, tmp_pa
     )
     wait_active(lam, name)
     told = aws(
-        "lambda", "invoke", "--function-name", name, "--cli-binary-format", "raw-in-base64-out",
-        "--payload", '{"a": 1}', "--output", "json", "answer.json",
+        "lambda", "invoke", "--function-name", name, "--payload", '{"a": 1}', "--output", "json", "answer.json",
     )
     assert (told["StatusCode"], told["ExecutedVersion"]) == (200, "$LATEST")
     answer = json.loads((tmp_path / "answer.json").read_text())

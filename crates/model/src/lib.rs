@@ -8,11 +8,13 @@
 
 pub mod container;
 pub mod graph;
+mod manifest;
 mod model;
 mod signature;
 mod tensor;
 
 pub use container::{Container, ContainerError, Header};
+pub use manifest::{MANIFEST_FILE, MODEL_FILE, Manifest, ManifestError};
 pub use model::{LoadError, Model, RunError};
 pub use signature::{Dim, Signature, TensorSpec};
 pub use tensor::{Data, Datatype, ShapeMismatch, Tensor};

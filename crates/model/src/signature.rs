@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Datatype;
+use half::f16;
+
+use crate::{Data, Datatype, Tensor};
 
 /// The inputs and outputs of a model, in the graph's order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +15,44 @@ pub struct Signature {
     pub inputs: Vec<TensorSpec>,
     /// What an answer holds.
     pub outputs: Vec<TensorSpec>,
+}
+
+impl Signature {
+    /// Inputs of zeros that fit the signature, named dimensions one long: enough to run the model
+    /// once. `None` if they would hold more than `limit` elements.
+    pub fn zeros(&self, limit: usize) -> Option<Vec<Tensor>> {
+        self.inputs.iter().map(|spec| spec.zeros(limit)).collect()
+    }
+}
+
+impl TensorSpec {
+    fn zeros(&self, limit: usize) -> Option<Tensor> {
+        let length = |dim: &Dim| match dim {
+            Dim::Fixed(length) => *length,
+            Dim::Named(_) => 1,
+        };
+        let shape: Vec<usize> = self.shape.iter().map(length).collect();
+        let n = shape.iter().try_fold(1usize, |all, dim| all.checked_mul(*dim))?;
+        if n > limit {
+            return None;
+        }
+        let data = match self.datatype {
+            Datatype::Bool => Data::Bool(vec![false; n]),
+            Datatype::Uint8 => Data::Uint8(vec![0; n]),
+            Datatype::Uint16 => Data::Uint16(vec![0; n]),
+            Datatype::Uint32 => Data::Uint32(vec![0; n]),
+            Datatype::Uint64 => Data::Uint64(vec![0; n]),
+            Datatype::Int8 => Data::Int8(vec![0; n]),
+            Datatype::Int16 => Data::Int16(vec![0; n]),
+            Datatype::Int32 => Data::Int32(vec![0; n]),
+            Datatype::Int64 => Data::Int64(vec![0; n]),
+            Datatype::Fp16 => Data::Fp16(vec![f16::ZERO; n]),
+            Datatype::Fp32 => Data::Fp32(vec![0.0; n]),
+            Datatype::Fp64 => Data::Fp64(vec![0.0; n]),
+            Datatype::Bytes => Data::Bytes(vec![String::new(); n]),
+        };
+        Tensor::new(shape, data).ok()
+    }
 }
 
 /// One input or output.

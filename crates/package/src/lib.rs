@@ -1,1 +1,22 @@
-//! placeholder
+//! Files in, bytes out: what slsml ships and the record of it.
+//!
+//! Same input, same bytes: nothing here reads a clock, a umask, a locale or a directory's order.
+//! It knows how an artifact looks, and no cloud that takes it.
+#![forbid(unsafe_code)]
+
+mod archive;
+mod artifact;
+mod runtime;
+mod write;
+
+pub use archive::{ArchiveError, Entry, zip};
+pub use artifact::{ARTIFACT_FILE, Artifact, ArtifactError, EntryRecord, LambdaZip, ModelRecord};
+pub use runtime::{Arch, Runtime, RuntimeError};
+pub use write::{WriteError, package_lambda};
+
+use sha2::{Digest, Sha256};
+
+/// The SHA-256 of bytes, hexadecimal.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

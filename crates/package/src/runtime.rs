@@ -1,0 +1,88 @@
+//! The prebuilt binary that serves: where it is and what it runs on.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A processor architecture, named as AWS names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arch {
+    /// 64-bit Intel and AMD.
+    #[serde(rename = "x86_64")]
+    X86_64,
+    /// 64-bit Arm.
+    Arm64,
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::X86_64 => "x86_64",
+            Self::Arm64 => "arm64",
+        })
+    }
+}
+
+/// A `bootstrap` and the architecture it was built for.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// The file's bytes.
+    pub bytes: Vec<u8>,
+    /// What it runs on.
+    pub arch: Arch,
+}
+
+/// Why there is no usable runtime.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum RuntimeError {
+    #[error("no runtime at {path}: {source}")]
+    Missing { path: PathBuf, source: std::io::Error },
+    #[error("{path} is not a Linux program for x86_64 or arm64")]
+    NotElf { path: PathBuf },
+}
+
+impl Runtime {
+    /// Reads the runtime at `path`; its architecture is what its ELF header says.
+    pub fn read(path: &Path) -> Result<Runtime, RuntimeError> {
+        let bytes = std::fs::read(path)
+            .map_err(|source| RuntimeError::Missing { path: path.to_owned(), source })?;
+        let arch = elf_arch(&bytes).ok_or_else(|| RuntimeError::NotElf { path: path.to_owned() })?;
+        Ok(Runtime { bytes, arch })
+    }
+}
+
+/// `e_machine` of a 64-bit little-endian ELF file.
+fn elf_arch(bytes: &[u8]) -> Option<Arch> {
+    let head: &[u8; 20] = bytes.first_chunk()?;
+    if head[..6] != *b"\x7fELF\x02\x01" {
+        return None;
+    }
+    match u16::from_le_bytes([head[18], head[19]]) {
+        0x3e => Some(Arch::X86_64),
+        0xb7 => Some(Arch::Arm64),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_running_program_has_a_known_architecture() {
+        let runtime = Runtime::read(&std::env::current_exe().unwrap()).unwrap();
+        let expected = if cfg!(target_arch = "x86_64") { Arch::X86_64 } else { Arch::Arm64 };
+        assert_eq!(runtime.arch, expected);
+    }
+
+    #[test]
+    fn scripts_and_stubs_are_not_runtimes() {
+        assert_eq!(elf_arch(b"#!/bin/sh\necho no, not at all\n"), None);
+        assert_eq!(elf_arch(b"\x7fELF"), None);
+        assert_eq!(elf_arch(b""), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! Doing what `decide` says, through the ports.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::ports::{Clock, Metrics, Observed, PortError, Target};
+use crate::{Action, Evidence, Reason, Revision, Split, State, Strategy, decide};
+
+/// How often evidence is read while a step bakes.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What to release, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Release {
+    /// Who is to get the traffic.
+    pub candidate: Revision,
+    /// How it gets there.
+    pub strategy: Strategy,
+}
+
+/// How a release ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// The candidate had all traffic already; nothing was written.
+    Unchanged,
+    /// The candidate has all traffic.
+    Promoted,
+    /// The stable revision has all traffic again.
+    RolledBack(Reason),
+}
+
+/// What happens while a release runs, for whoever shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum Event {
+    /// Traffic is about to move.
+    Moving {
+        /// The new split.
+        split: Split,
+    },
+    /// Traffic has moved.
+    Moved {
+        /// The split in force.
+        split: Split,
+    },
+    /// Evidence was read.
+    Looked {
+        /// What was counted since the step began.
+        evidence: Evidence,
+        /// How long the step still bakes or is held.
+        left: Duration,
+        /// Whether the bake is over and evidence is missing.
+        held: bool,
+    },
+}
+
+/// Why a release stopped where it was.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum DriveError {
+    #[error("{0}")]
+    Moved(String),
+    #[error("a release is under way already: {split}")]
+    UnderWay { split: Split },
+    #[error("the target does not exist yet, and a strategy with steps needs a stable revision")]
+    NoStable,
+    #[error(transparent)]
+    Failed(PortError),
+}
+
+impl From<PortError> for DriveError {
+    fn from(error: PortError) -> Self {
+        match error {
+            PortError::Moved(what) => Self::Moved(what),
+            failed => Self::Failed(failed),
+        }
+    }
+}
+
+/// Runs a release to its end.
+pub async fn drive(
+    release: &Release,
+    target: &impl Target,
+    metrics: &impl Metrics,
+    clock: &impl Clock,
+    mut tell: impl FnMut(Event),
+) -> Result<Ended, DriveError> {
+    let mut seen = target.observe().await?;
+    let mut state = begin(release, &seen, clock.now())?;
+    let mut moved = false;
+    loop {
+        let now = clock.now();
+        let evidence = gather(&state, metrics, now).await?;
+        match decide(&release.strategy, &state, &evidence, now) {
+            Action::Done if moved => return Ok(Ended::Promoted),
+            Action::Done => return Ok(Ended::Unchanged),
+            Action::Wait { until, held } => {
+                tell(Event::Looked { evidence, left: until.saturating_sub(now), held });
+                clock.sleep_until(until.min(now + LOOK_EVERY)).await;
+                still_ours(&seen, target.observe().await?)?;
+            }
+            Action::RollBack { split, reason } => {
+                route(&split, &mut seen, target, &mut tell).await?;
+                return Ok(Ended::RolledBack(reason));
+            }
+            Action::Shift { split, .. } | Action::Promote { split } => {
+                route(&split, &mut seen, target, &mut tell).await?;
+                moved = true;
+                state.split = seen.split.clone();
+                state.step_began = clock.now();
+            }
+        }
+    }
+}
+
+/// The state before the first step.
+fn begin(release: &Release, seen: &Observed, now: Duration) -> Result<State, DriveError> {
+    match &seen.split {
+        Some(split) if split.candidate.is_some() => {
+            return Err(DriveError::UnderWay { split: split.clone() });
+        }
+        None if release.strategy.needs_stable() => return Err(DriveError::NoStable),
+        _ => {}
+    }
+    Ok(State {
+        stable: seen.split.as_ref().map(|split| split.stable.clone()),
+        candidate: release.candidate.clone(),
+        split: seen.split.clone(),
+        step_began: now,
+    })
+}
+
+/// Counts of both revisions since the step began; nothing while the candidate has no traffic.
+async fn gather(
+    state: &State,
+    metrics: &impl Metrics,
+    now: Duration,
+) -> Result<Evidence, DriveError> {
+    let (Some(stable), Some(split)) = (&state.stable, &state.split) else {
+        return Ok(Evidence::default());
+    };
+    let Some((candidate, _)) = &split.candidate else { return Ok(Evidence::default()) };
+    Ok(Evidence {
+        stable: metrics.counts(stable, state.step_began, now).await?,
+        candidate: metrics.counts(candidate, state.step_began, now).await?,
+    })
+}
+
+fn still_ours(seen: &Observed, now: Observed) -> Result<(), DriveError> {
+    if now == *seen {
+        return Ok(());
+    }
+    let split = now.split.map_or_else(|| "gone".into(), |split| split.to_string());
+    Err(DriveError::Moved(format!("somebody else moved the traffic; it is now {split}")))
+}
+
+async fn route(
+    split: &Split,
+    seen: &mut Observed,
+    target: &impl Target,
+    tell: &mut impl FnMut(Event),
+) -> Result<(), DriveError> {
+    tell(Event::Moving { split: split.clone() });
+    *seen = target.route(split, seen.token.as_ref()).await?;
+    tell(Event::Moved { split: split.clone() });
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! From Lambda's events to the protocol and back.
+//!
+//! Function URLs, API Gateway (v1 and v2) and load balancers wrap an HTTP request; a direct
+//! `Invoke` may bring the infer request itself.
+
+use std::convert::Infallible;
+use std::time::Instant;
+
+use http::Response;
+use lambda_http::request::LambdaRequest;
+use lambda_http::{Adapter, Body, Request, RequestExt};
+use lambda_runtime::{Diagnostic, LambdaEvent, Service as _, service_fn};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::{RawValue, to_raw_value};
+use slsml_inference::{Answer, Method, ProtocolError, Service};
+
+use crate::outcome::Outcome;
+
+/// What tells the kinds of event apart.
+#[derive(Deserialize)]
+struct Shape {
+    #[serde(rename = "requestContext")]
+    request_context: Option<IgnoredAny>,
+}
+
+/// Answers one event and logs what became of it.
+pub(crate) async fn answer(
+    service: &Service,
+    event: LambdaEvent<Box<RawValue>>,
+    cold: bool,
+) -> Result<Box<RawValue>, Diagnostic> {
+    let started = Instant::now();
+    let request_id = event.context.request_id.clone();
+    let payload = event.payload.get();
+    let wrapped = serde_json::from_str::<Shape>(payload).is_ok_and(|shape| shape.request_context.is_some());
+    let (answer, reply) = if wrapped {
+        http(service, event).await?
+    } else {
+        bare(service, payload)
+    };
+    Outcome {
+        request_id: &request_id,
+        status: answer.status,
+        failed_invocation: reply.is_err(),
+        latency: started.elapsed(),
+        cold,
+        error: (answer.status >= 400).then(|| error_text(&answer.body)),
+    }
+    .log();
+    reply
+}
+
+type Reply = Result<Box<RawValue>, Diagnostic>;
+
+/// An infer request as the whole payload. There is no status to carry: a request at fault is
+/// answered with the protocol's error body, a failing model fails the invocation.
+fn bare(service: &Service, payload: &str) -> (Answer, Reply) {
+    match service.infer(payload.as_bytes()) {
+        Ok(body) => {
+            let reply = raw(&body);
+            (Answer { status: 200, body }, reply)
+        }
+        Err(error @ ProtocolError::Failed(_)) => {
+            let diagnostic = Diagnostic {
+                error_type: "ModelFailed".into(),
+                error_message: error.to_string(),
+            };
+            (error.into(), Err(diagnostic))
+        }
+        Err(error) => {
+            let answer = Answer::from(error);
+            let reply = raw(&answer.body);
+            (answer, reply)
+        }
+    }
+}
+
+fn raw(json: &[u8]) -> Reply {
+    let text = String::from_utf8(json.to_vec()).map_err(|error| internal(&error.to_string()))?;
+    RawValue::from_string(text).map_err(|error| internal(&error.to_string()))
+}
+
+fn internal(cause: &str) -> Diagnostic {
+    Diagnostic { error_type: "Internal".into(), error_message: cause.into() }
+}
+
+async fn http(
+    service: &Service,
+    event: LambdaEvent<Box<RawValue>>,
+) -> Result<(Answer, Reply), Diagnostic> {
+    let payload: LambdaRequest =
+        serde_json::from_str(event.payload.get()).map_err(|error| Diagnostic {
+            error_type: "UnknownEvent".into(),
+            error_message: error.to_string(),
+        })?;
+    let mut answered = None;
+    let handler = service_fn(|request: Request| {
+        let answer = route(service, &request);
+        answered = Some(answer.clone());
+        async move { Ok::<_, Infallible>(response(answer)) }
+    });
+    let mut adapter = Adapter::from(handler);
+    let reply = match adapter.call(LambdaEvent { payload, context: event.context }).await {
+        Ok(response) => to_raw_value(&response).map_err(|error| internal(&error.to_string())),
+        Err(never) => match never {},
+    };
+    drop(adapter);
+    let answer = answered.ok_or_else(|| internal("the request was not answered"))?;
+    Ok((answer, reply))
+}
+
+fn response(answer: Answer) -> Response<String> {
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    let mut response = Response::new(body);
+    *response.status_mut() =
+        http::StatusCode::from_u16(answer.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn route(service: &Service, request: &Request) -> Answer {
+    let method = match *request.method() {
+        http::Method::GET | http::Method::HEAD => Method::Get,
+        http::Method::POST => Method::Post,
+        _ => Method::Other,
+    };
+    let body = match request.body() {
+        Body::Text(text) => text.as_bytes(),
+        Body::Binary(bytes) => bytes,
+        _ => &[],
+    };
+    service.answer(method, protocol_path(request.raw_http_path()), body)
+}
+
+/// A stage or a base path may stand before the protocol's own `/v2`.
+fn protocol_path(path: &str) -> &str {
+    let mut at = 0;
+    for part in path.split_inclusive('/') {
+        if part.trim_end_matches('/') == "v2" {
+            return path.get(at.max(1) - 1..).unwrap_or(path);
+        }
+        at += part.len();
+    }
+    path
+}
+
+fn error_text(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Body {
+        error: String,
+    }
+    serde_json::from_slice(body).map_or_else(
+        |_| String::from_utf8_lossy(body).into_owned(),
+        |body: Body| body.error,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::protocol_path;
+
+    #[test]
+    fn what_stands_before_the_protocol_is_skipped() {
+        assert_eq!(protocol_path("/v2/models/m"), "/v2/models/m");
+        assert_eq!(protocol_path("/v2"), "/v2");
+        assert_eq!(protocol_path("/prod/v2/health/live"), "/v2/health/live");
+        assert_eq!(protocol_path("/v1/models"), "/v1/models");
+        assert_eq!(protocol_path("/"), "/");
+        assert_eq!(protocol_path(""), "");
+    }
+}

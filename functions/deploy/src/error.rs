@@ -1,0 +1,113 @@
+//! What can go wrong, in words.
+
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use slsml_release::ports::PortError;
+use thiserror::Error;
+
+/// Why Lambda could not be brought to do something.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum LambdaError {
+    #[error("no AWS region is set")]
+    NoRegion,
+    #[error("{call} was refused: {message} ({code})")]
+    Refused { call: &'static str, code: String, message: String },
+    #[error("{call} did not get through: {cause}")]
+    Unreachable { call: &'static str, cause: String },
+    #[error("the function {function} does not exist")]
+    NoFunction { function: String },
+    #[error("the alias {alias} of {function} does not exist")]
+    NoAlias { function: String, alias: String },
+    #[error("the function {function} needs an execution role")]
+    NoRole { function: String },
+    #[error("the zip has {bytes} bytes; Lambda takes {limit} directly, larger ones from a bucket")]
+    NeedsBucket { bytes: u64, limit: u64 },
+    #[error("the function has {bytes} bytes unpacked; Lambda takes {limit}")]
+    TooLarge { bytes: u64, limit: u64 },
+    #[error("{what} failed: {reason}")]
+    Failed { what: String, reason: String },
+    #[error("{what} is still not ready after {seconds} s")]
+    NeverReady { what: String, seconds: u64 },
+    #[error("somebody else changed {what} in the meantime")]
+    Moved { what: String },
+    #[error("Lambda's answer to {call} lacks {field}")]
+    Incomplete { call: &'static str, field: &'static str },
+}
+
+impl LambdaError {
+    /// A failed call, told by what went wrong.
+    pub(crate) fn of<E, R>(call: &'static str, error: SdkError<E, R>) -> LambdaError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+        R: std::fmt::Debug + 'static,
+    {
+        match &error {
+            SdkError::ServiceError(refused) => {
+                let meta = refused.err().meta();
+                LambdaError::Refused {
+                    call,
+                    code: meta.code().unwrap_or("no code").into(),
+                    message: meta.message().unwrap_or("no message").into(),
+                }
+            }
+            _ => LambdaError::Unreachable { call, cause: causes(&error) },
+        }
+    }
+
+    /// The code of a refusal.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { code, .. } => Some(code),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.code() == Some("ResourceNotFoundException")
+    }
+
+    /// What to do about it, where there is something.
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::NoRegion => "set AWS_REGION or pass --region, or use --local".into(),
+            Self::Unreachable { .. } => {
+                "check the network, the region and the credentials (aws sts get-caller-identity)".into()
+            }
+            Self::NoFunction { .. } => "deploy it first: slsml deploy lambda --alias live".into(),
+            Self::NoAlias { alias, .. } => {
+                format!("create it with a first deployment: slsml deploy lambda --alias {alias} --strategy all-at-once")
+            }
+            Self::NoRole { .. } => {
+                "pass --role ARN or set role under [lambda] in slsml.toml; it must trust \
+                 lambda.amazonaws.com and may carry AWSLambdaBasicExecutionRole"
+                    .into()
+            }
+            Self::NeedsBucket { .. } => "pass --bucket NAME, a bucket in the function's region".into(),
+            Self::TooLarge { .. } => "a container on Cloud Run holds larger models".into(),
+            Self::Moved { .. } => "look at it with slsml status, then try again".into(),
+            _ => return None,
+        })
+    }
+}
+
+/// An error and its causes on one line.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+impl From<LambdaError> for PortError {
+    fn from(error: LambdaError) -> Self {
+        match error {
+            LambdaError::Moved { .. } => PortError::Moved(error.to_string()),
+            other => PortError::Failed(Box::new(other)),
+        }
+    }
+}

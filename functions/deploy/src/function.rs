@@ -1,0 +1,362 @@
+//! A function that is as it should be, and a published version of it.
+//!
+//! Nothing is written that is there already: a published version with the same code and settings
+//! is used as it is.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_lambda::types::{
+    Architecture, Environment, FunctionCode, FunctionConfiguration, LastUpdateStatus, Runtime, State,
+};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use slsml_package::{Arch, Artifact};
+use slsml_release::Revision;
+
+use crate::upload::{self, Source, UNZIPPED_LIMIT};
+use crate::{Clients, LambdaError};
+
+/// How long a function or a version may take to become ready.
+const READY_LIMIT: Duration = Duration::from_secs(300);
+
+/// How a function should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FunctionSpec {
+    /// Its name.
+    pub name: String,
+    /// ARN of its execution role; needed to create it.
+    pub role: Option<String>,
+    /// Memory in MB, which decides the share of a processor, too.
+    pub memory_mb: u32,
+    /// How long a request may take.
+    pub timeout_s: u32,
+    /// Its variables.
+    pub environment: HashMap<String, String>,
+    /// How many requests may run at once, over all versions; as it is if absent.
+    pub reserved_concurrency: Option<u32>,
+    /// The bucket its code goes through; directly if absent.
+    pub bucket: Option<String>,
+}
+
+/// What was done to get there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The code goes to a bucket.
+    Uploading,
+    /// The function is created.
+    Creating,
+    /// Its code is replaced.
+    UpdatingCode,
+    /// Its settings are changed.
+    UpdatingConfiguration,
+    /// Its reserved concurrency is changed.
+    Reserving,
+    /// A version is published.
+    Publishing,
+}
+
+/// A published version that is as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ensured {
+    /// The version.
+    pub version: Revision,
+    /// Whether anything was written to get there.
+    pub changed: bool,
+}
+
+/// Makes the function what `spec` and `artifact` say and returns the version that is.
+pub async fn ensure(
+    clients: &Clients,
+    spec: &FunctionSpec,
+    artifact: &Artifact,
+    zip: &[u8],
+    mut tell: impl FnMut(Progress),
+) -> Result<Ensured, LambdaError> {
+    if artifact.lambda.unzipped_bytes > UNZIPPED_LIMIT {
+        let bytes = artifact.lambda.unzipped_bytes;
+        return Err(LambdaError::TooLarge { bytes, limit: UNZIPPED_LIMIT });
+    }
+    let wanted = Wanted { clients, spec, artifact, code_sha256: lambda_digest(&artifact.lambda.sha256) };
+    let changed_concurrency;
+    let mut changed = true;
+    let version = match wanted.configuration(None).await? {
+        None => {
+            wanted.create(zip, &mut tell).await?;
+            changed_concurrency = wanted.reserve(&mut tell).await?;
+            wanted.publish(&mut tell).await?
+        }
+        Some(_) => {
+            changed_concurrency = wanted.reserve(&mut tell).await?;
+            match wanted.published().await? {
+                Some(version) => {
+                    changed = false;
+                    version
+                }
+                None => {
+                    wanted.update(zip, &mut tell).await?;
+                    wanted.publish(&mut tell).await?
+                }
+            }
+        }
+    };
+    wanted.ready(Some(&version.0)).await?;
+    Ok(Ensured { version, changed: changed || changed_concurrency })
+}
+
+/// Lambda states digests in base64, artifacts in hexadecimal.
+fn lambda_digest(hex: &str) -> String {
+    let bytes: Vec<u8> = (0..hex.len() / 2)
+        .filter_map(|at| u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok())
+        .collect();
+    STANDARD.encode(bytes)
+}
+
+struct Wanted<'a> {
+    clients: &'a Clients,
+    spec: &'a FunctionSpec,
+    artifact: &'a Artifact,
+    code_sha256: String,
+}
+
+impl Wanted<'_> {
+    fn architecture(&self) -> Architecture {
+        match self.artifact.lambda.arch {
+            Arch::X86_64 => Architecture::X8664,
+            Arch::Arm64 => Architecture::Arm64,
+        }
+    }
+
+    fn environment(&self) -> Environment {
+        Environment::builder().set_variables(Some(self.spec.environment.clone())).build()
+    }
+
+    async fn configuration(&self, version: Option<&str>) -> Result<Option<FunctionConfiguration>, LambdaError> {
+        let call = self
+            .clients
+            .lambda
+            .get_function()
+            .function_name(&self.spec.name)
+            .set_qualifier(version.map(str::to_owned));
+        match call.send().await {
+            Ok(found) => Ok(found.configuration),
+            Err(error) => match LambdaError::of("GetFunction", error) {
+                error if error.is_not_found() => Ok(None),
+                error => Err(error),
+            },
+        }
+    }
+
+    /// Waits until the function, or one of its versions, can be used and changed. The SDK's
+    /// waiters would do the same, looking every 5 seconds and keeping the reason to themselves.
+    async fn ready(&self, version: Option<&str>) -> Result<FunctionConfiguration, LambdaError> {
+        let what = || match version {
+            Some(version) => format!("version {version} of {}", self.spec.name),
+            None => format!("the function {}", self.spec.name),
+        };
+        let mut pause = Duration::from_millis(100);
+        let mut waited = Duration::ZERO;
+        while waited < READY_LIMIT {
+            let found = self.configuration(version).await?;
+            let found = found.ok_or_else(|| LambdaError::NoFunction { function: self.spec.name.clone() })?;
+            let failed = |reason: Option<&str>| LambdaError::Failed {
+                what: what(),
+                reason: reason.unwrap_or("Lambda gives no reason").into(),
+            };
+            if found.state() == Some(&State::Failed) {
+                return Err(failed(found.state_reason()));
+            }
+            if found.last_update_status() == Some(&LastUpdateStatus::Failed) {
+                return Err(failed(found.last_update_status_reason()));
+            }
+            let usable = matches!(found.state(), Some(State::Active | State::Inactive) | None);
+            if usable && found.last_update_status() != Some(&LastUpdateStatus::InProgress) {
+                return Ok(found);
+            }
+            tokio::time::sleep(pause).await;
+            waited += pause;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+        Err(LambdaError::NeverReady { what: what(), seconds: READY_LIMIT.as_secs() })
+    }
+
+    async fn source(&self, zip: &[u8], tell: &mut impl FnMut(Progress)) -> Result<Source, LambdaError> {
+        let bucket = self.spec.bucket.as_deref();
+        if bucket.is_some() {
+            tell(Progress::Uploading);
+        }
+        upload::upload(self.clients, bucket, &self.spec.name, &self.artifact.lambda.sha256, zip).await
+    }
+
+    async fn create(&self, zip: &[u8], tell: &mut impl FnMut(Progress)) -> Result<(), LambdaError> {
+        let spec = self.spec;
+        let role = spec.role.as_ref().ok_or_else(|| LambdaError::NoRole { function: spec.name.clone() })?;
+        let code = match self.source(zip, tell).await? {
+            Source::Direct(zip) => FunctionCode::builder().zip_file(zip),
+            Source::Bucket { bucket, key } => FunctionCode::builder().s3_bucket(bucket).s3_key(key),
+        };
+        tell(Progress::Creating);
+        self.clients
+            .lambda
+            .create_function()
+            .function_name(&spec.name)
+            .role(role)
+            .runtime(Runtime::Providedal2023)
+            .handler("bootstrap")
+            .architectures(self.architecture())
+            .memory_size(spec.memory_mb.cast_signed())
+            .timeout(spec.timeout_s.cast_signed())
+            .environment(self.environment())
+            .code(code.build())
+            .send()
+            .await
+            .map_err(|error| LambdaError::of("CreateFunction", error))?;
+        self.ready(None).await.map(drop)
+    }
+
+    /// Brings code and settings of `$LATEST` to what is wanted.
+    async fn update(&self, zip: &[u8], tell: &mut impl FnMut(Progress)) -> Result<(), LambdaError> {
+        let found = self.ready(None).await?;
+        if found.code_sha256() != Some(&self.code_sha256) || found.architectures() != [self.architecture()] {
+            self.update_code(zip, &found, tell).await?;
+        }
+        let found = self.ready(None).await?;
+        if !self.same_settings(&found) {
+            self.update_configuration(&found, tell).await?;
+        }
+        self.ready(None).await.map(drop)
+    }
+
+    async fn update_code(
+        &self,
+        zip: &[u8],
+        found: &FunctionConfiguration,
+        tell: &mut impl FnMut(Progress),
+    ) -> Result<(), LambdaError> {
+        let call = self
+            .clients
+            .lambda
+            .update_function_code()
+            .function_name(&self.spec.name)
+            .architectures(self.architecture())
+            .set_revision_id(found.revision_id.clone());
+        let call = match self.source(zip, tell).await? {
+            Source::Direct(zip) => call.zip_file(zip),
+            Source::Bucket { bucket, key } => call.s3_bucket(bucket).s3_key(key),
+        };
+        tell(Progress::UpdatingCode);
+        call.send().await.map_err(|error| self.moved(LambdaError::of("UpdateFunctionCode", error)))?;
+        Ok(())
+    }
+
+    async fn update_configuration(
+        &self,
+        found: &FunctionConfiguration,
+        tell: &mut impl FnMut(Progress),
+    ) -> Result<(), LambdaError> {
+        tell(Progress::UpdatingConfiguration);
+        self.clients
+            .lambda
+            .update_function_configuration()
+            .function_name(&self.spec.name)
+            .set_role(self.spec.role.clone())
+            .memory_size(self.spec.memory_mb.cast_signed())
+            .timeout(self.spec.timeout_s.cast_signed())
+            .environment(self.environment())
+            .set_revision_id(found.revision_id.clone())
+            .send()
+            .await
+            .map_err(|error| self.moved(LambdaError::of("UpdateFunctionConfiguration", error)))?;
+        Ok(())
+    }
+
+    fn moved(&self, error: LambdaError) -> LambdaError {
+        match error.code() {
+            Some("PreconditionFailedException") => {
+                LambdaError::Moved { what: format!("the function {}", self.spec.name) }
+            }
+            _ => error,
+        }
+    }
+
+    fn same_settings(&self, found: &FunctionConfiguration) -> bool {
+        let none = HashMap::new();
+        let variables = found.environment().and_then(|all| all.variables()).unwrap_or(&none);
+        found.memory_size() == Some(self.spec.memory_mb.cast_signed())
+            && found.timeout() == Some(self.spec.timeout_s.cast_signed())
+            && *variables == self.spec.environment
+            && self.spec.role.as_deref().is_none_or(|role| found.role() == Some(role))
+    }
+
+    /// The newest published version that is as wanted.
+    async fn published(&self) -> Result<Option<Revision>, LambdaError> {
+        let mut pages = self
+            .clients
+            .lambda
+            .list_versions_by_function()
+            .function_name(&self.spec.name)
+            .into_paginator()
+            .send();
+        let mut newest: Option<u64> = None;
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| LambdaError::of("ListVersionsByFunction", error))?;
+            for version in page.versions() {
+                let same = version.code_sha256() == Some(&self.code_sha256)
+                    && version.architectures() == [self.architecture()]
+                    && self.same_settings(version);
+                if let (true, Some(Ok(number))) = (same, version.version().map(str::parse)) {
+                    newest = newest.max(Some(number));
+                }
+            }
+        }
+        Ok(newest.map(|number| Revision(number.to_string())))
+    }
+
+    async fn publish(&self, tell: &mut impl FnMut(Progress)) -> Result<Revision, LambdaError> {
+        tell(Progress::Publishing);
+        let published = self
+            .clients
+            .lambda
+            .publish_version()
+            .function_name(&self.spec.name)
+            .code_sha256(&self.code_sha256)
+            .description(format!("slsml: model {}", &self.artifact.model.sha256[..12.min(self.artifact.model.sha256.len())]))
+            .send()
+            .await
+            .map_err(|error| LambdaError::of("PublishVersion", error))?;
+        let missing = LambdaError::Incomplete { call: "PublishVersion", field: "Version" };
+        Ok(Revision(published.version.ok_or(missing)?))
+    }
+
+    /// Sets the reserved concurrency, if one is asked for and it is another.
+    async fn reserve(&self, tell: &mut impl FnMut(Progress)) -> Result<bool, LambdaError> {
+        let Some(reserved) = self.spec.reserved_concurrency else { return Ok(false) };
+        let reserved = reserved.cast_signed();
+        let lambda = &self.clients.lambda;
+        let found = lambda.get_function_concurrency().function_name(&self.spec.name).send().await;
+        let found = found.map_err(|error| LambdaError::of("GetFunctionConcurrency", error))?;
+        if found.reserved_concurrent_executions() == Some(reserved) {
+            return Ok(false);
+        }
+        tell(Progress::Reserving);
+        lambda
+            .put_function_concurrency()
+            .function_name(&self.spec.name)
+            .reserved_concurrent_executions(reserved)
+            .send()
+            .await
+            .map_err(|error| LambdaError::of("PutFunctionConcurrency", error))?;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lambda_digest;
+
+    #[test]
+    fn digests_are_translated_to_lambdas_form() {
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(lambda_digest(empty), "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
+    }
+}

@@ -1,0 +1,92 @@
+//! A version's counts from CloudWatch.
+//!
+//! Requests and failed invocations are Lambda's own metrics, which every function has. An HTTP
+//! answer with a 5xx status is a success to Lambda, so the runtime counts those itself
+//! (`ServerErrors` in the namespace `slsml`); it counts nothing that Lambda counts.
+
+use std::time::Duration;
+
+use aws_sdk_cloudwatch::types::{Dimension, Metric, MetricDataQuery, MetricStat};
+use aws_smithy_types::DateTime;
+use slsml_release::ports::{Metrics, PortError};
+use slsml_release::{Counts, Revision};
+
+use crate::{Clients, LambdaError};
+
+/// Counts of the versions behind one alias.
+#[derive(Clone, Debug)]
+pub struct VersionMetrics {
+    clients: Clients,
+    function: String,
+    alias: String,
+    /// Seconds in one data point.
+    period: i32,
+}
+
+impl VersionMetrics {
+    /// Counts of what `alias` of `function` sent to its versions, in data points of `period`
+    /// seconds: 60 on AWS, whose Lambda metrics are not finer, 1 on the local cloud.
+    pub fn new(clients: &Clients, function: &str, alias: &str, period: i32) -> VersionMetrics {
+        let (function, alias) = (function.into(), alias.into());
+        VersionMetrics { clients: clients.clone(), function, alias, period }
+    }
+
+    fn query(&self, id: &str, namespace: &str, name: &str, dimensions: Vec<(&str, &str)>) -> MetricDataQuery {
+        let dimensions = dimensions
+            .into_iter()
+            .map(|(name, value)| Dimension::builder().name(name).value(value).build());
+        let metric = Metric::builder()
+            .namespace(namespace)
+            .metric_name(name)
+            .set_dimensions(Some(dimensions.collect()))
+            .build();
+        let stat = MetricStat::builder().metric(metric).period(self.period).stat("Sum").build();
+        MetricDataQuery::builder().id(id).metric_stat(stat).build()
+    }
+
+    async fn read(&self, version: &str, from: Duration, to: Duration) -> Result<Counts, LambdaError> {
+        let resource = format!("{}:{}", self.function, self.alias);
+        let lambda = || {
+            vec![
+                ("FunctionName", self.function.as_str()),
+                ("Resource", resource.as_str()),
+                ("ExecutedVersion", version),
+            ]
+        };
+        let own = vec![("FunctionName", self.function.as_str()), ("Version", version)];
+        let queries = vec![
+            self.query("requests", "AWS/Lambda", "Invocations", lambda()),
+            self.query("failed", "AWS/Lambda", "Errors", lambda()),
+            self.query("answered", "slsml", "ServerErrors", own),
+        ];
+        let time = |time: Duration| DateTime::from_secs(time.as_secs() as i64);
+        let mut pages = self
+            .clients
+            .cloudwatch
+            .get_metric_data()
+            .set_metric_data_queries(Some(queries))
+            .start_time(time(from))
+            .end_time(time(to + Duration::from_secs(1)))
+            .into_paginator()
+            .send();
+        let mut counts = Counts::default();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| LambdaError::of("GetMetricData", error))?;
+            for series in page.metric_data_results() {
+                let sum = series.values().iter().sum::<f64>().round() as u64;
+                match series.id() {
+                    Some("requests") => counts.requests += sum,
+                    Some("failed" | "answered") => counts.errors += sum,
+                    _ => {}
+                }
+            }
+        }
+        Ok(counts)
+    }
+}
+
+impl Metrics for VersionMetrics {
+    async fn counts(&self, revision: &Revision, from: Duration, to: Duration) -> Result<Counts, PortError> {
+        Ok(self.read(&revision.0, from, to).await?)
+    }
+}

@@ -1,0 +1,58 @@
+//! Getting a zip to where Lambda reads it.
+
+use aws_sdk_lambda::primitives::Blob;
+use aws_sdk_s3::primitives::ByteStream;
+
+use crate::{Clients, LambdaError};
+
+/// What a request may carry itself.
+pub(crate) const DIRECT_LIMIT: u64 = 52_428_800;
+
+/// What a function may be, unpacked.
+pub(crate) const UNZIPPED_LIMIT: u64 = 262_144_000;
+
+/// Where Lambda finds the zip.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// In the request.
+    Direct(Blob),
+    /// In a bucket.
+    Bucket {
+        /// The bucket.
+        bucket: String,
+        /// The object.
+        key: String,
+    },
+}
+
+/// Puts the zip into the bucket, if there is one; objects are named by their digest and never
+/// written twice.
+pub(crate) async fn upload(
+    clients: &Clients,
+    bucket: Option<&str>,
+    name: &str,
+    sha256: &str,
+    zip: &[u8],
+) -> Result<Source, LambdaError> {
+    let bytes = zip.len() as u64;
+    let Some(bucket) = bucket else {
+        if bytes > DIRECT_LIMIT {
+            return Err(LambdaError::NeedsBucket { bytes, limit: DIRECT_LIMIT });
+        }
+        return Ok(Source::Direct(Blob::new(zip)));
+    };
+    let key = format!("slsml/{name}/{sha256}.zip");
+    let there = clients.s3.head_object().bucket(bucket).key(&key).send().await;
+    if there.is_err() {
+        clients
+            .s3
+            .put_object()
+            .bucket(bucket)
+            .key(&key)
+            .body(ByteStream::from(zip.to_vec()))
+            .send()
+            .await
+            .map_err(|error| LambdaError::of("PutObject", error))?;
+    }
+    Ok(Source::Bucket { bucket: bucket.into(), key })
+}

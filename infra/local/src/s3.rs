@@ -1,0 +1,65 @@
+//! The object store for artifacts: s3s over a folder.
+
+use std::path::Path;
+
+use axum::body::Bytes;
+use futures::TryStreamExt;
+use s3s::auth::SimpleAuth;
+use s3s::dto::GetObjectInput;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{S3, S3ErrorCode, S3Request};
+use s3s_fs::FileSystem;
+
+use crate::error::{AwsError, AwsResult};
+use crate::{ACCESS_KEY, SECRET_KEY};
+
+/// Objects, for S3's clients and for Lambda itself.
+pub(crate) struct Store {
+    pub(crate) service: S3Service,
+    files: FileSystem,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+impl Store {
+    /// The objects in a folder, which is made if it is not there.
+    pub(crate) fn open(folder: &Path) -> std::io::Result<Store> {
+        std::fs::create_dir_all(folder)?;
+        let files = |folder| FileSystem::new(folder).map_err(|error| std::io::Error::other(format!("{error:?}")));
+        let mut builder = S3ServiceBuilder::new(files(folder)?);
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        Ok(Store { service: builder.build(), files: files(folder)? })
+    }
+
+    /// An object's bytes, as Lambda reads its code.
+    pub(crate) async fn read(&self, bucket: &str, key: &str) -> AwsResult<Bytes> {
+        let input = GetObjectInput { bucket: bucket.into(), key: key.into(), ..GetObjectInput::default() };
+        let refuse = |code: &S3ErrorCode, message: &str| {
+            AwsError::invalid(format!(
+                "Error occurred while GetObject. S3 Error Code: {}. S3 Error Message: {message} \
+                 ({bucket}/{key})",
+                code.as_str()
+            ))
+        };
+        let request = S3Request {
+            input,
+            method: http::Method::GET,
+            uri: http::Uri::from_static("/"),
+            headers: http::HeaderMap::new(),
+            extensions: http::Extensions::new(),
+            credentials: None,
+            region: None,
+            service: None,
+            trailing_headers: None,
+        };
+        let found = self.files.get_object(request).await;
+        let object = found.map_err(|error| refuse(error.code(), error.message().unwrap_or_default()))?;
+        let Some(body) = object.output.body else { return Ok(Bytes::new()) };
+        let chunks: Vec<Bytes> = body.try_collect().await.map_err(AwsError::internal)?;
+        Ok(chunks.concat().into())
+    }
+}

@@ -1,0 +1,275 @@
+//! One port for all services. A signed request says which service it is for; what is not signed
+//! is a function URL or the local cloud's own.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use thiserror::Error;
+use tokio::net::TcpListener;
+
+use crate::data::{Fleet, url};
+use crate::error::{AwsError, AwsResult};
+use crate::home::{Home, HomeError, Running};
+use crate::lambda::registry::Registry;
+use crate::lambda::routes::{self, Lambda};
+use crate::lambda::urls;
+use crate::metrics::{self, Metrics};
+use crate::s3::Store;
+use crate::{iam, query};
+
+/// The largest request that is not for the object store: a zip of 50 MB in base64, with room.
+const BODY_LIMIT: usize = 100 << 20;
+
+/// How the local cloud is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where its state is.
+    pub home: Home,
+    /// The port on 127.0.0.1; 0 lets the system choose.
+    pub port: u16,
+    /// After how long without a request a process is stopped.
+    pub idle_after: Duration,
+    /// How many requests may run at once in the account.
+    pub account_concurrency: u32,
+}
+
+/// Why it does not run.
+#[derive(Debug, Error)]
+#[allow(missing_docs)]
+pub enum ServeError {
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error("port {port} is in use")]
+    PortInUse { port: u16 },
+    #[error("cannot listen on 127.0.0.1:{port}: {source}")]
+    Listen { port: u16, source: std::io::Error },
+    #[error("cannot use the state in {dir}: {source}")]
+    State { dir: std::path::PathBuf, source: std::io::Error },
+}
+
+type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+#[derive(Debug)]
+struct Cloud {
+    lambda: Lambda,
+    metrics: Arc<Metrics>,
+    home: Home,
+}
+
+/// Runs the local cloud until `stop` is ready, then ends its processes. `ready` is called once it
+/// listens.
+pub async fn serve(
+    options: Options,
+    ready: impl FnOnce(&Running),
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let _taken = options.home.take()?;
+    let port = options.port;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|source| {
+        match source.kind() {
+            std::io::ErrorKind::AddrInUse => ServeError::PortInUse { port },
+            _ => ServeError::Listen { port, source },
+        }
+    })?;
+    let address = listener.local_addr().map_err(|source| ServeError::Listen { port, source })?;
+    let cloud = Arc::new(open(&options, address)?);
+    let running = Running { pid: std::process::id(), address };
+    options.home.announce(&running)?;
+    ready(&running);
+    let sweeper = tokio::spawn(sweep(cloud.clone()));
+    tokio::select! {
+        () = accept(listener, cloud.clone()) => {}
+        () = stop => {}
+    }
+    sweeper.abort();
+    cloud.lambda.fleet.stop();
+    Ok(())
+}
+
+fn open(options: &Options, address: SocketAddr) -> Result<Cloud, ServeError> {
+    let home = &options.home;
+    let state = |source| ServeError::State { dir: home.dir().to_owned(), source };
+    end_leftovers(home);
+    let registry = Registry::open(home, options.account_concurrency).map_err(state)?;
+    iam::prepare(&registry).map_err(|error| state(std::io::Error::other(error.message)))?;
+    let metrics = Arc::new(Metrics::open(home).map_err(state)?);
+    let store = Arc::new(Store::open(&home.join("s3")).map_err(state)?);
+    let fleet =
+        Fleet::new(home.clone(), Arc::new(registry), metrics.clone(), options.idle_after);
+    let lambda = Lambda { fleet: Arc::new(fleet), store, endpoint: format!("http://{address}") };
+    Ok(Cloud { lambda, metrics, home: home.clone() })
+}
+
+/// Ends processes that a killed local cloud left in this folder. They would end by themselves when
+/// they next ask for work; one in the middle of a request would not.
+fn end_leftovers(home: &Home) {
+    let Ok(unpacked) = home.join("unpacked").canonicalize() else { return };
+    let Ok(processes) = std::fs::read_dir("/proc") else { return };
+    for process in processes.flatten() {
+        let id = process.file_name().to_str().and_then(|name| name.parse().ok());
+        let inside = std::fs::read_link(process.path().join("cwd"))
+            .is_ok_and(|cwd| cwd.starts_with(&unpacked));
+        if let (Some(id), true) = (id.and_then(rustix::process::Pid::from_raw), inside) {
+            // It may have ended a moment ago.
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+async fn sweep(cloud: Arc<Cloud>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        cloud.lambda.fleet.sweep();
+        cloud.metrics.sweep();
+    }
+}
+
+async fn accept(listener: TcpListener, cloud: Arc<Cloud>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of file descriptors, most likely: others may be closed soon.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        // Answers are small and come in one piece.
+        let _ = stream.set_nodelay(true);
+        let cloud = cloud.clone();
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(|request| answer(cloud.clone(), request));
+            let connection =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            // A client that goes away is no error of ours.
+            let _ = connection.await;
+        });
+    }
+}
+
+async fn answer(cloud: Arc<Cloud>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let service = signed_for(&request);
+    let path = request.uri().path().to_owned();
+    if service.as_deref() == Some("s3") {
+        return Ok(objects(&cloud, request).await);
+    }
+    let (parts, body) = request.into_parts();
+    let body = match Limited::new(body, BODY_LIMIT).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => return Ok(plain(413, &format!("requests are limited to {BODY_LIMIT} bytes"))),
+    };
+    let body = match decompress(&parts, body) {
+        Ok(body) => body,
+        Err(error) => return Ok(plain(error.status, &error.message)),
+    };
+    Ok(match service.as_deref() {
+        Some("lambda") => whole(routes::answer(&cloud.lambda, &parts, body).await),
+        Some("monitoring") => whole(metrics::api::answer(&cloud.metrics, &parts, &body)),
+        Some("iam") => xml(&body, iam::IAM_NAMESPACE, |action, request| {
+            iam::iam(&cloud.lambda.fleet.registry, action, request)
+        }),
+        Some("sts") => xml(&body, iam::STS_NAMESPACE, |action, _| iam::sts(action)),
+        Some(other) => plain(501, &format!("slsml local does not offer the service {other}")),
+        None => unsigned(&cloud, &path, &parts, body).await,
+    })
+}
+
+/// The service in the request's signature: `Credential=KEY/DATE/REGION/SERVICE/aws4_request`.
+fn signed_for(request: &Request<Incoming>) -> Option<String> {
+    let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    let scope = match header {
+        Some(header) => header.split("Credential=").nth(1)?.split(',').next()?.to_owned(),
+        None => {
+            let query = request.uri().query()?;
+            let mut pairs = form_urlencoded::parse(query.as_bytes());
+            pairs.find(|(key, _)| key == "X-Amz-Credential")?.1.into_owned()
+        }
+    };
+    // A function URL may be signed too; it keeps its own path.
+    let service = scope.split('/').nth(3)?;
+    (!is_url(request.uri().path())).then(|| service.to_owned())
+}
+
+async fn unsigned(cloud: &Cloud, path: &str, parts: &Parts, body: Bytes) -> Response<Body> {
+    let url_path = path.strip_prefix('/').and_then(|path| path.strip_prefix(urls::PATH));
+    if let Some(rest) = url_path.and_then(|rest| rest.strip_prefix('/')) {
+        let (id, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        return whole(url::answer(&cloud.lambda.fleet, id, path, parts, body).await);
+    }
+    if let Some(file) = path.strip_prefix("/_slsml/code/")
+        && !file.contains('/')
+    {
+        return match std::fs::read(cloud.home.join("code").join(file)) {
+            Ok(bytes) => whole(Response::new(bytes.into())),
+            Err(_) => plain(404, "no such code"),
+        };
+    }
+    match path {
+        "/_slsml/health" => plain(200, "ok"),
+        _ => plain(403, "Missing Authentication Token: this is slsml local, for AWS clients"),
+    }
+}
+
+/// Clients compress large requests.
+fn decompress(parts: &Parts, body: Bytes) -> AwsResult<Bytes> {
+    let encoding = parts.headers.get("content-encoding").and_then(|value| value.to_str().ok());
+    let gzip = encoding.is_some_and(|encoding| encoding.eq_ignore_ascii_case("gzip"));
+    if !gzip || is_url(parts.uri.path()) {
+        return Ok(body);
+    }
+    let mut plain = Vec::new();
+    let mut reader = flate2::read::GzDecoder::new(&body[..]).take(BODY_LIMIT as u64 + 1);
+    reader.read_to_end(&mut plain).map_err(|_| AwsError::malformed("the body is not gzip"))?;
+    if plain.len() > BODY_LIMIT {
+        return Err(AwsError::too_large(format!("requests are limited to {BODY_LIMIT} bytes")));
+    }
+    Ok(plain.into())
+}
+
+/// Whether a path is below a function URL, whose requests belong to the function as they are.
+fn is_url(path: &str) -> bool {
+    path.strip_prefix('/').and_then(|path| path.strip_prefix(urls::PATH)).is_some_and(|rest| rest.starts_with('/'))
+}
+
+async fn objects(cloud: &Cloud, request: Request<Incoming>) -> Response<Body> {
+    match cloud.lambda.store.service.call(request.map(s3s::Body::from)).await {
+        Ok(response) => response.map(|body| body.map_err(Into::into).boxed_unsync()),
+        Err(error) => plain(500, &format!("the object store failed: {error:?}")),
+    }
+}
+
+fn xml(
+    body: &[u8],
+    namespace: &str,
+    call: impl FnOnce(&str, &Value) -> AwsResult<Value>,
+) -> Response<Body> {
+    let request = query::parse(body);
+    let action = request.get("Action").and_then(Value::as_str).unwrap_or_default();
+    let (status, text) = match call(action, &request) {
+        Ok(result) => (200, query::answer(action, namespace, &result)),
+        Err(error) => (error.status, query::refusal(&error, namespace)),
+    };
+    let mut response = plain(status, &text);
+    response.headers_mut().insert("content-type", HeaderValue::from_static("text/xml"));
+    response
+}
+
+fn whole(response: Response<Bytes>) -> Response<Body> {
+    response.map(|bytes| Full::new(bytes).map_err(|never| match never {}).boxed_unsync())
+}
+
+fn plain(status: u16, text: &str) -> Response<Body> {
+    let mut response = whole(Response::new(Bytes::from(text.to_owned())));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response
+}
