@@ -1,1 +1,33 @@
-fn main() {}
+//! `slsml`: the only crate that knows every provider. It turns arguments and settings into calls
+//! of the libraries, and what they return into words, JSON and exit codes.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod failure;
+mod place;
+mod printer;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Args;
+use crate::printer::Printer;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        // Help and version come this way too; clap knows which stream and code they take.
+        Err(error) => error.exit(),
+    };
+    // tract reports some unsupported graphs by panicking; the importer turns that into an error,
+    // and the default hook would print it all the same.
+    std::panic::set_hook(Box::new(failure::panicked));
+    let printer = Printer::new(args.json);
+    match commands::run(args, &printer) {
+        Ok(code) => code.into(),
+        Err(failure) => printer.fail(&failure),
+    }
+}

@@ -1,0 +1,217 @@
+//! The syntax of the command line. What it means is decided in [`crate::settings`].
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use slsml_import::{DimOverride, ShapeOverride};
+
+const EXIT_CODES: &str = "Exit codes: 0 done · 1 internal · 2 usage or settings · 3 the model or artifact was refused · \
+4 the cloud refused or failed · 5 the release was rolled back · 6 inconclusive, not promoted · 7 someone else changed the target";
+
+/// Packages an ONNX model and releases it to AWS Lambda
+#[derive(Debug, Parser)]
+#[command(name = "slsml", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub(crate) struct Args {
+    /// Print one JSON document on standard output and nothing else
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// The settings file [default: slsml.toml, if there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build a Lambda zip from an ONNX model
+    Package(Package),
+    /// Put an artifact behind an alias
+    #[command(subcommand)]
+    Deploy(Deploy),
+    /// Send one request to a deployed model
+    Invoke(Invoke),
+    /// Show what is deployed
+    Status(Status),
+    /// End a release that is under way
+    #[command(subcommand)]
+    Release(Release),
+    /// Run a Lambda on this machine
+    #[command(subcommand)]
+    Local(Local),
+    /// Print the JSON Schema of slsml.toml
+    Schema,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Package {
+    /// The ONNX file [default: path under [model] in slsml.toml]
+    pub(crate) model: Option<PathBuf>,
+    /// The model's name [default: the file's name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Fix an input's shape: NAME=1x3x224x224; ? keeps a dimension
+    #[arg(long = "shape", value_name = "NAME=DxD")]
+    pub(crate) shapes: Vec<ShapeOverride>,
+    /// Fix a named dimension: NAME=1
+    #[arg(long = "dim", value_name = "NAME=D")]
+    pub(crate) dims: Vec<DimOverride>,
+    /// Where artifacts go, a folder for each model [default: dist]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// The runtime to package [default: `bootstrap` beside slsml itself]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) runtime: Option<PathBuf>,
+}
+
+/// Where the function is.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct PlaceArgs {
+    /// Use the Lambda on this machine (slsml local up)
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// The local Lambda's folder
+    #[arg(long, value_name = "DIR", env = "SLSML_LOCAL_DIR", requires = "local")]
+    pub(crate) local_dir: Option<PathBuf>,
+    /// The AWS region [default: as the AWS CLI finds it]
+    #[arg(long)]
+    pub(crate) region: Option<String>,
+    /// The function's name [default: the model's name]
+    #[arg(long)]
+    pub(crate) function: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Deploy {
+    /// Create or update a Lambda function, publish a version, release it behind an alias
+    Lambda(Box<DeployLambda>),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeployLambda {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    /// The alias to release behind [default: live]
+    #[arg(long)]
+    pub(crate) alias: Option<String>,
+    /// The folder with artifact.json [default: dist/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) artifact: Option<PathBuf>,
+    /// ARN of the function's execution role
+    #[arg(long, value_name = "ARN")]
+    pub(crate) role: Option<String>,
+    /// Memory in MB, 128 to 10240 [default: 1769, one virtual CPU]
+    #[arg(long, value_name = "MB")]
+    pub(crate) memory_mb: Option<u32>,
+    /// How long a request may take, in seconds, 1 to 900 [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout_s: Option<u32>,
+    /// How many requests may run at once, over all versions [default: as it is]
+    #[arg(long, value_name = "N")]
+    pub(crate) reserved_concurrency: Option<u32>,
+    /// The bucket the zip goes through; needed above 50 MB
+    #[arg(long)]
+    pub(crate) bucket: Option<String>,
+    #[command(flatten)]
+    pub(crate) release: ReleaseArgs,
+}
+
+/// How traffic moves.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct ReleaseArgs {
+    /// all-at-once or canary [default: all-at-once]
+    #[arg(long, value_enum)]
+    pub(crate) strategy: Option<crate::settings::StrategyName>,
+    /// The candidate's share in each step, in percent [default: 10,50]
+    #[arg(long, value_delimiter = ',', value_name = "PERCENT,…")]
+    pub(crate) steps: Option<Vec<f64>>,
+    /// How long to watch each step [default: 5min]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) bake: Option<crate::settings::Time>,
+    /// The candidate's highest error rate, 0 to 1 [default: 0.01]
+    #[arg(long, value_name = "RATE")]
+    pub(crate) max_error_rate: Option<f64>,
+    /// Fewer requests in a step than this are no evidence [default: 50]
+    #[arg(long, value_name = "N")]
+    pub(crate) min_requests: Option<u64>,
+    /// How long to wait for evidence after a step's bake before giving up [default: 30min]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) hold: Option<crate::settings::Time>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Invoke {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    /// The alias or version to ask [default: live]
+    #[arg(long, visible_alias = "qualifier")]
+    pub(crate) alias: Option<String>,
+    /// The infer request: a file, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) body: PathBuf,
+    /// Show the end of the function's log
+    #[arg(long)]
+    pub(crate) log: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Release {
+    /// Give the candidate all traffic now
+    Promote(ReleaseTarget),
+    /// Put all traffic back to the stable version
+    Abort(ReleaseTarget),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReleaseTarget {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    /// The alias [default: live]
+    #[arg(long)]
+    pub(crate) alias: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Local {
+    /// Start it
+    Up(LocalUp),
+    /// Stop it
+    Down(LocalDir),
+    /// Say whether it runs
+    Status(LocalDir),
+    /// Print the variables that point AWS clients at it
+    Env(LocalDir),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LocalDir {
+    /// Its folder [default: the user's state folder]
+    #[arg(long, value_name = "DIR", env = "SLSML_LOCAL_DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LocalUp {
+    #[command(flatten)]
+    pub(crate) at: LocalDir,
+    /// Return once it is ready and leave it running
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// The port on 127.0.0.1; 0 takes a free one
+    #[arg(long, default_value_t = 4590)]
+    pub(crate) port: u16,
+    /// Stop a function's process after this many seconds without a request
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub(crate) idle_s: u64,
+    /// How many requests may run at once in the account
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub(crate) account_concurrency: u32,
+}

@@ -1,0 +1,187 @@
+//! `slsml local`: up, down, status, env.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use slsml_local::{ACCESS_KEY, Home, Options, REGION, Running, SECRET_KEY};
+
+use crate::args::{Local, LocalUp};
+use crate::failure::{Exit, Failure};
+use crate::place::{local_home, not_running};
+use crate::printer::Printer;
+
+/// How long a detached start or a stop may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) fn run(command: Local, printer: &Printer) -> Result<Exit, Failure> {
+    match command {
+        Local::Up(args) if args.detach => detach(args, printer),
+        Local::Up(args) => up(args, printer),
+        Local::Down(at) => down(&local_home(at.dir)?, printer),
+        Local::Status(at) => status(&local_home(at.dir)?, printer),
+        Local::Env(at) => env(&local_home(at.dir)?, printer),
+    }
+}
+
+fn up(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
+    let home = local_home(args.at.dir)?;
+    let options = Options {
+        home: home.clone(),
+        port: args.port,
+        idle_after: Duration::from_secs(args.idle_s),
+        account_concurrency: args.account_concurrency,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut told = Ok(Exit::Done);
+    runtime.block_on(slsml_local::serve(
+        options,
+        |running| told = tell(printer, &home, running),
+        stopped(),
+    ))?;
+    told
+}
+
+/// Ready when somebody asks this process to stop.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn tell(printer: &Printer, home: &Home, running: &Running) -> Result<Exit, Failure> {
+    printer.result(&describe(home, running), || {
+        let dir = home.dir().display();
+        format!(
+            "A Lambda runs on this machine: {endpoint}\n  \
+             state   {dir}\n  \
+             use it  slsml deploy lambda --alias live --local\n  \
+             or      eval \"$(slsml local env)\" and any AWS client\n  \
+             stop    slsml local down",
+            endpoint = running.endpoint(),
+        )
+    })
+}
+
+fn describe(home: &Home, running: &Running) -> serde_json::Value {
+    json!({
+        "running": true,
+        "endpoint": running.endpoint(),
+        "pid": running.pid,
+        "dir": home.dir(),
+    })
+}
+
+/// Starts another process that outlives this one, and waits until it listens.
+fn detach(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
+    let home = local_home(args.at.dir)?;
+    if let Some(running) = home.running()? {
+        return Err(slsml_local::HomeError::Taken { dir: home.dir().to_owned(), at: Some(running) }.into());
+    }
+    std::fs::create_dir_all(home.dir()).map_err(|error| {
+        Failure::usage(format!("cannot use {}: {error}", home.dir().display()))
+    })?;
+    let log = std::fs::File::create(home.log_file())?;
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command
+        .args(["--json", "local", "up", "--port"])
+        .arg(args.port.to_string())
+        .arg("--dir")
+        .arg(home.dir())
+        .arg("--idle-s")
+        .arg(args.idle_s.to_string())
+        .arg("--account-concurrency")
+        .arg(args.account_concurrency.to_string())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    // A group of its own: Ctrl-C in this terminal does not reach it.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command.spawn()?;
+    let step = printer.step("Starting the local Lambda");
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        if let Some(running) = home.running()?.filter(|running| running.pid == child.id()) {
+            drop(step);
+            return tell(printer, &home, &running);
+        }
+        if child.try_wait()?.is_some() {
+            drop(step);
+            return Err(from_log(&home));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // It was given time enough; leave nothing half-started behind.
+    child.kill()?;
+    Err(Failure::new(Exit::Internal, "the local Lambda did not start")
+        .help(format!("see {}", home.log_file().display())))
+}
+
+/// What the detached process said before it ended: its error as JSON.
+fn from_log(home: &Home) -> Failure {
+    let text = std::fs::read_to_string(home.log_file()).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let field = |name: &str| value.pointer(&format!("/error/{name}")).and_then(|field| field.as_str());
+    let exit = match value.pointer("/error/exit_code").and_then(serde_json::Value::as_u64) {
+        Some(2) => Exit::Usage,
+        Some(4) => Exit::Cloud,
+        _ => Exit::Internal,
+    };
+    let message = field("message").map_or_else(|| format!("the local Lambda did not start: {text}"), str::to_owned);
+    Failure { exit, message, help: field("help").map(str::to_owned) }
+}
+
+fn down(home: &Home, printer: &Printer) -> Result<Exit, Failure> {
+    let Some(running) = home.running()? else {
+        return printer.result(&json!({ "running": false }), || "No local Lambda was running.".into());
+    };
+    let pid = i32::try_from(running.pid).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = pid.ok_or_else(|| Failure::new(Exit::Internal, "the local Lambda's process is unknown"))?;
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+        .map_err(|error| Failure::new(Exit::Internal, format!("cannot stop process {}: {error}", running.pid)))?;
+    let began = Instant::now();
+    while home.running()?.is_some() {
+        if began.elapsed() > PATIENCE {
+            return Err(Failure::new(Exit::Internal, format!("process {} does not stop", running.pid))
+                .help(format!("kill -9 {}; the next slsml local up recovers", running.pid)));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    printer.result(&json!({ "running": false }), || "The local Lambda is stopped.".into())
+}
+
+fn status(home: &Home, printer: &Printer) -> Result<Exit, Failure> {
+    match home.running()? {
+        Some(running) => printer.result(&describe(home, &running), || {
+            let dir = home.dir().display();
+            format!("A local Lambda runs: {} (process {}, {dir})", running.endpoint(), running.pid)
+        }),
+        None => printer.result(&json!({ "running": false }), || {
+            format!("No local Lambda runs in {}.", home.dir().display())
+        }),
+    }
+}
+
+fn env(home: &Home, printer: &Printer) -> Result<Exit, Failure> {
+    let running = home.running()?.ok_or_else(|| not_running(home))?;
+    let variables = [
+        ("AWS_ENDPOINT_URL", running.endpoint()),
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.into()),
+        ("AWS_REGION", REGION.into()),
+        ("AWS_DEFAULT_REGION", REGION.into()),
+    ];
+    let value: serde_json::Map<_, _> =
+        variables.iter().map(|(name, value)| ((*name).into(), json!(value))).collect();
+    printer.result(&json!({ "env": value }), || {
+        let lines = variables.iter().map(|(name, value)| format!("export {name}={value}"));
+        lines.collect::<Vec<_>>().join("\n")
+    })
+}

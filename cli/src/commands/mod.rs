@@ -1,0 +1,41 @@
+//! One module a command.
+
+mod deploy;
+mod invoke;
+mod local;
+mod package;
+mod release;
+mod status;
+
+use crate::args::{Args, Command, Deploy};
+use crate::failure::{Exit, Failure};
+use crate::printer::Printer;
+use crate::settings::{self, Settings};
+
+/// Runs the command that was asked for.
+pub(crate) fn run(args: Args, printer: &Printer) -> Result<Exit, Failure> {
+    // The local Lambda and the schema have no settings.
+    match args.command {
+        Command::Local(command) => return local::run(command, printer),
+        Command::Schema => {
+            let schema = settings::schema();
+            let text = serde_json::to_string_pretty(&schema)?;
+            return printer.result(&schema, || text);
+        }
+        _ => {}
+    }
+    let settings = Settings::load(args.config.as_deref())?;
+    match args.command {
+        Command::Package(args) => package::run(&settings, args, printer),
+        Command::Deploy(Deploy::Lambda(args)) => block_on(deploy::run(&settings, *args, printer)),
+        Command::Invoke(args) => block_on(invoke::run(&settings, args, printer)),
+        Command::Status(args) => block_on(status::run(&settings, args, printer)),
+        Command::Release(args) => block_on(release::run(&settings, args, printer)),
+        Command::Local(_) | Command::Schema => Ok(Exit::Done),
+    }
+}
+
+/// Runs asynchronous work to its end.
+fn block_on(work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}

@@ -1,0 +1,215 @@
+//! Exit codes, and errors with what to do about them.
+
+use std::cell::Cell;
+use std::fmt;
+use std::process::ExitCode;
+
+use miette::Diagnostic;
+use serde::Serialize;
+use slsml_import::ImportError;
+use slsml_lambda::LambdaError;
+use slsml_local::{HomeError, ServeError};
+use slsml_package::{ArtifactError, RuntimeError, WriteError};
+use slsml_release::ports::PortError;
+use slsml_release::{DriveError, StrategyError};
+
+/// How `slsml` ends. The table is part of the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Exit {
+    /// What was asked for is done.
+    Done = 0,
+    /// slsml or this machine failed.
+    Internal = 1,
+    /// Arguments or settings make no sense.
+    Usage = 2,
+    /// The model or the artifact was refused.
+    Model = 3,
+    /// The cloud refused or failed.
+    Cloud = 4,
+    /// The release was rolled back.
+    RolledBack = 5,
+    /// The evidence was not enough; the candidate was not promoted.
+    Inconclusive = 6,
+    /// Somebody else changed the target.
+    Moved = 7,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// An error for people: what failed, on what, and what to type next.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl fmt::Display) -> Failure {
+        Failure { exit, message: message.to_string(), help: None }
+    }
+
+    pub(crate) fn usage(message: impl fmt::Display) -> Failure {
+        Failure::new(Exit::Usage, message)
+    }
+
+    pub(crate) fn help(mut self, help: impl fmt::Display) -> Failure {
+        self.help = Some(help.to_string());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Diagnostic for Failure {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+}
+
+impl From<ImportError> for Failure {
+    fn from(error: ImportError) -> Failure {
+        let exit = match error {
+            ImportError::NoSuchFile { .. }
+            | ImportError::Unreadable { .. }
+            | ImportError::UnknownInput { .. }
+            | ImportError::UnknownDim { .. }
+            | ImportError::Rank { .. }
+            | ImportError::FixedDim { .. } => Exit::Usage,
+            _ => Exit::Model,
+        };
+        Failure { exit, message: error.to_string(), help: error.help() }
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Failure {
+        Failure::usage(error).help(
+            "slsml looks for `bootstrap` beside its own executable; pass --runtime PATH for another",
+        )
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Failure {
+        Failure::new(Exit::Internal, error).help("check the disk's space and the folder's permissions, or pass --out DIR")
+    }
+}
+
+impl From<ArtifactError> for Failure {
+    fn from(error: ArtifactError) -> Failure {
+        Failure::new(Exit::Model, error).help("package the model first: slsml package MODEL.onnx")
+    }
+}
+
+impl From<LambdaError> for Failure {
+    fn from(error: LambdaError) -> Failure {
+        let exit = match error {
+            LambdaError::NoRegion | LambdaError::NoRole { .. } | LambdaError::NeedsBucket { .. } => Exit::Usage,
+            LambdaError::TooLarge { .. } => Exit::Model,
+            LambdaError::Moved { .. } => Exit::Moved,
+            _ => Exit::Cloud,
+        };
+        Failure { exit, message: error.to_string(), help: error.help() }
+    }
+}
+
+impl From<PortError> for Failure {
+    fn from(error: PortError) -> Failure {
+        match error {
+            PortError::Moved(what) => Failure::new(Exit::Moved, what).help("look at it with slsml status"),
+            PortError::Failed(cause) => match cause.downcast::<LambdaError>() {
+                Ok(error) => (*error).into(),
+                Err(other) => Failure::new(Exit::Cloud, other),
+            },
+        }
+    }
+}
+
+impl From<DriveError> for Failure {
+    fn from(error: DriveError) -> Failure {
+        match error {
+            DriveError::Failed(error) => error.into(),
+            DriveError::Moved(what) => Failure::new(Exit::Moved, what).help("look at it with slsml status"),
+            DriveError::UnderWay { .. } => Failure::new(Exit::Moved, error)
+                .help("end it first: slsml release promote, or slsml release abort"),
+            DriveError::NoStable => Failure::usage(error)
+                .help("deploy a first version with --strategy all-at-once"),
+        }
+    }
+}
+
+impl From<StrategyError> for Failure {
+    fn from(error: StrategyError) -> Failure {
+        Failure::usage(error).help("see [release] in slsml.toml, --steps, --bake, --max-error-rate and --min-requests")
+    }
+}
+
+impl From<HomeError> for Failure {
+    fn from(error: HomeError) -> Failure {
+        let help = match &error {
+            HomeError::Taken { dir, .. } => {
+                format!("stop it with slsml local down --dir {}, or pass another --dir", dir.display())
+            }
+            HomeError::Io { .. } => "pass a folder that can be written: --dir DIR".into(),
+        };
+        Failure::new(Exit::Internal, error).help(help)
+    }
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Failure {
+        match error {
+            ServeError::Home(error) => error.into(),
+            ServeError::PortInUse { .. } | ServeError::Listen { .. } => {
+                Failure::usage(error).help("pass another port with --port N; --port 0 takes a free one")
+            }
+            ServeError::State { .. } => Failure::new(Exit::Internal, error)
+                .help("move the folder away to begin anew, or pass another --dir"),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Failure::new(Exit::Internal, error)
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Failure {
+        Failure::new(Exit::Internal, error)
+    }
+}
+
+thread_local! {
+    /// Whether a panic on this thread is caught and told as an error.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what turns its own panics into errors.
+pub(crate) fn catching<T>(run: impl FnOnce() -> T) -> T {
+    CAUGHT.set(true);
+    let value = run();
+    CAUGHT.set(false);
+    value
+}
+
+/// The panic hook: a panic that nobody catches is a bug, and says so.
+#[allow(clippy::print_stderr)]
+pub(crate) fn panicked(panic: &std::panic::PanicHookInfo<'_>) {
+    if !CAUGHT.get() {
+        eprintln!("slsml failed in a way it should not; please report this: {panic}");
+    }
+}

@@ -1,0 +1,69 @@
+//! Where a function is: on AWS, or on the Lambda of this machine.
+
+use std::path::PathBuf;
+
+use slsml_lambda::{Clients, Connect};
+use slsml_local::Home;
+
+use crate::args::PlaceArgs;
+use crate::failure::{Exit, Failure};
+use crate::settings::Settings;
+
+/// A place to deploy to.
+pub(crate) struct Place {
+    pub(crate) clients: Clients,
+    pub(crate) local: bool,
+}
+
+impl Place {
+    pub(crate) async fn connect(args: &PlaceArgs, settings: &Settings) -> Result<Place, Failure> {
+        let connect = match args.local {
+            true => local(args.local_dir.clone())?,
+            false => Connect {
+                region: args.region.clone().or_else(|| settings.lambda.region.clone()),
+                ..Connect::default()
+            },
+        };
+        Ok(Place { clients: Clients::connect(&connect).await?, local: args.local })
+    }
+
+    /// The role of a new function.
+    pub(crate) fn role(&self, flag: Option<String>, settings: &Settings) -> Option<String> {
+        match self.local {
+            // Roles of an account mean nothing here.
+            true => Some(flag.unwrap_or_else(|| slsml_local::ROLE_ARN.into())),
+            false => flag.or_else(|| settings.lambda.role.clone()),
+        }
+    }
+
+    /// Seconds in one data point of the metrics.
+    pub(crate) fn metrics_period(&self) -> i32 {
+        if self.local { 1 } else { 60 }
+    }
+}
+
+fn local(dir: Option<PathBuf>) -> Result<Connect, Failure> {
+    let home = local_home(dir)?;
+    let running = home.running()?.ok_or_else(|| not_running(&home))?;
+    Ok(Connect {
+        endpoint: Some(running.endpoint()),
+        region: Some(slsml_local::REGION.into()),
+        credentials: Some((slsml_local::ACCESS_KEY.into(), slsml_local::SECRET_KEY.into())),
+    })
+}
+
+pub(crate) fn not_running(home: &Home) -> Failure {
+    let message = format!("no local Lambda runs in {}", home.dir().display());
+    Failure::new(Exit::Cloud, message).help("start it: slsml local up --detach")
+}
+
+/// The folder named, or the one in the user's state folder.
+pub(crate) fn local_home(dir: Option<PathBuf>) -> Result<Home, Failure> {
+    if let Some(dir) = dir {
+        return Ok(Home::new(std::path::absolute(dir)?));
+    }
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = state.or_else(|| Some(std::env::home_dir()?.join(".local/state")));
+    let state = state.ok_or_else(|| Failure::usage("there is no home folder").help("pass --dir DIR"))?;
+    Ok(Home::new(state.join("slsml/local")))
+}

@@ -1,0 +1,391 @@
+//! `slsml.toml` and what flags make of it.
+//!
+//! A flag wins over the file, the file over the default. A key nobody reads is an error that
+//! suggests the nearest one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, schema_for};
+use serde::{Deserialize, Serialize};
+use slsml_import::Shapes;
+use slsml_release::{Check, Limit, Step, Strategy, Weight};
+
+use crate::args::{Package, ReleaseArgs};
+use crate::failure::{Exit, Failure};
+
+const FILE: &str = "slsml.toml";
+
+/// The settings of one model.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Settings {
+    /// The model.
+    pub(crate) model: ModelSettings,
+    /// How it is packaged.
+    pub(crate) package: PackageSettings,
+    /// The Lambda function that serves it.
+    pub(crate) lambda: LambdaSettings,
+    /// How a new version gets its traffic.
+    pub(crate) release: ReleaseSettings,
+    /// The folder of the file, which its paths start from.
+    #[serde(skip)]
+    folder: PathBuf,
+}
+
+/// [model]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct ModelSettings {
+    /// The ONNX file, from this file's folder.
+    path: Option<PathBuf>,
+    /// The model's name. Default: the file's name without its ending.
+    name: Option<String>,
+    /// Input shapes to fix, each as "NAME=1x3x224x224"; ? keeps a dimension.
+    shapes: Vec<String>,
+    /// Named dimensions to fix, each as "NAME=1".
+    dims: Vec<String>,
+}
+
+/// [package]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct PackageSettings {
+    /// Where artifacts go, a folder for each model, from this file's folder. Default: dist.
+    out: Option<PathBuf>,
+    /// The runtime to package. Default: `bootstrap` beside slsml itself.
+    runtime: Option<PathBuf>,
+}
+
+/// [lambda]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct LambdaSettings {
+    /// The function's name. Default: the model's name.
+    pub(crate) function: Option<String>,
+    /// The alias to release behind. Default: live.
+    pub(crate) alias: Option<String>,
+    /// The AWS region. Default: as the AWS CLI finds it.
+    pub(crate) region: Option<String>,
+    /// ARN of the function's execution role; needed to create it.
+    pub(crate) role: Option<String>,
+    /// Memory in MB, 128 to 10240. Default: 1769, one virtual CPU.
+    pub(crate) memory_mb: Option<u32>,
+    /// How long a request may take, in seconds, 1 to 900. Default: 30.
+    pub(crate) timeout_s: Option<u32>,
+    /// How many requests may run at once, over all versions. Default: as it is.
+    pub(crate) reserved_concurrency: Option<u32>,
+    /// The bucket the zip goes through; needed above 50 MB.
+    pub(crate) bucket: Option<String>,
+    /// The function's variables.
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
+/// [release]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct ReleaseSettings {
+    /// How traffic moves. Default: all-at-once.
+    strategy: Option<StrategyName>,
+    /// The candidate's share in each step, in percent. Default: [10, 50].
+    steps: Option<Vec<f64>>,
+    /// How long to watch each step, as "90s" or "5min". Default: 5min.
+    bake: Option<Time>,
+    /// The candidate's highest error rate, 0 to 1. Default: 0.01.
+    max_error_rate: Option<f64>,
+    /// Fewer requests in a step than this are no evidence. Default: 50.
+    min_requests: Option<u64>,
+    /// How long to wait for evidence after a step's bake before giving up. Default: 30min.
+    hold: Option<Time>,
+}
+
+/// A strategy's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StrategyName {
+    /// All traffic in one move.
+    AllAtOnce,
+    /// Step by step, each watched.
+    Canary,
+}
+
+/// A length of time: "90s", "5min", "1h 30min".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(with = "String")]
+pub(crate) struct Time(pub(crate) Duration);
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Time, String> {
+        humantime::parse_duration(text)
+            .map(Time)
+            .map_err(|error| format!("`{text}` is not a length of time like 90s or 5min: {error}"))
+    }
+}
+
+impl TryFrom<String> for Time {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Time, String> {
+        text.parse()
+    }
+}
+
+/// What `slsml package` is to do.
+#[derive(Debug)]
+pub(crate) struct PackagePlan {
+    pub(crate) model: PathBuf,
+    pub(crate) name: String,
+    pub(crate) shapes: Shapes,
+    pub(crate) out: PathBuf,
+    pub(crate) runtime: PathBuf,
+}
+
+/// The JSON Schema of `slsml.toml`.
+pub(crate) fn schema() -> Schema {
+    schema_for!(Settings)
+}
+
+impl Settings {
+    /// Reads the file named, or `slsml.toml` if it is there.
+    pub(crate) fn load(config: Option<&Path>) -> Result<Settings, Failure> {
+        let path = config.unwrap_or(Path::new(FILE));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if config.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Settings::default());
+            }
+            Err(error) => {
+                return Err(Failure::usage(format!("cannot read {}: {error}", path.display())));
+            }
+        };
+        let mut settings = Settings::parse(&text, path)?;
+        settings.folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        Ok(settings)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Settings, Failure> {
+        let path = path.display();
+        let malformed = |error: toml::de::Error| Failure::usage(format!("{path} cannot be used: {error}"));
+        let file = toml::Deserializer::parse(text).map_err(malformed)?;
+        let mut unknown = BTreeSet::new();
+        let settings = serde_ignored::deserialize(file, |key| {
+            unknown.insert(key.to_string());
+        })
+        .map_err(malformed)?;
+        match unknown.first() {
+            None => Ok(settings),
+            Some(key) => Err(Failure::usage(format!("{path} has the unknown key `{key}`"))
+                .help(suggestion(key))),
+        }
+    }
+
+    pub(crate) fn package(&self, args: Package) -> Result<PackagePlan, Failure> {
+        let model = args.model.or_else(|| self.model.path.as_ref().map(|path| self.folder.join(path)));
+        let model = model.ok_or_else(|| {
+            Failure::usage("no model is named").help("slsml package MODEL.onnx, or path under [model] in slsml.toml")
+        })?;
+        let name = match args.name.or_else(|| self.model.name.clone()) {
+            Some(name) => name,
+            None => model.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
+        };
+        check_name(&name)?;
+        let read = |text: &String| Failure::usage(format!("[model] {text}"));
+        let mut shapes = Shapes { shapes: args.shapes, dims: args.dims };
+        if shapes.shapes.is_empty() {
+            let all = self.model.shapes.iter().map(|text| text.parse().map_err(|error| read(&error)));
+            shapes.shapes = all.collect::<Result<_, _>>()?;
+        }
+        if shapes.dims.is_empty() {
+            let all = self.model.dims.iter().map(|text| text.parse().map_err(|error| read(&error)));
+            shapes.dims = all.collect::<Result<_, _>>()?;
+        }
+        let out = match args.out {
+            Some(out) => out,
+            None => self.out(),
+        };
+        let runtime = match args.runtime {
+            Some(runtime) => runtime,
+            None => match &self.package.runtime {
+                Some(runtime) => self.folder.join(runtime),
+                None => beside_slsml()?,
+            },
+        };
+        Ok(PackagePlan { model, name, shapes, out, runtime })
+    }
+
+    fn out(&self) -> PathBuf {
+        match &self.package.out {
+            Some(out) => self.folder.join(out),
+            None => self.folder.join("dist"),
+        }
+    }
+
+    /// The folder of the artifact to deploy: the one named, or the only one there is.
+    pub(crate) fn artifact(&self, named: Option<PathBuf>) -> Result<PathBuf, Failure> {
+        if let Some(folder) = named {
+            return Ok(folder);
+        }
+        let out = self.out();
+        if let Some(name) = &self.model.name {
+            return Ok(out.join(name));
+        }
+        let entries = std::fs::read_dir(&out).into_iter().flatten().flatten();
+        let artifacts: Vec<PathBuf> = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.join(slsml_package::ARTIFACT_FILE).is_file())
+            .collect();
+        match artifacts.as_slice() {
+            [only] => Ok(only.clone()),
+            [] => Err(Failure::new(Exit::Model, format!("no artifact in {}", out.display()))
+                .help("package the model first: slsml package MODEL.onnx")),
+            _ => Err(Failure::usage(format!("{} artifacts in {}", artifacts.len(), out.display()))
+                .help("name one with --artifact DIR")),
+        }
+    }
+
+    /// The function's name, if flags or settings say it.
+    pub(crate) fn function(&self, flag: Option<String>) -> Option<String> {
+        flag.or_else(|| self.lambda.function.clone()).or_else(|| self.model.name.clone())
+    }
+
+    pub(crate) fn alias(&self, flag: Option<String>) -> String {
+        flag.or_else(|| self.lambda.alias.clone()).unwrap_or_else(|| "live".into())
+    }
+
+    pub(crate) fn strategy(&self, args: ReleaseArgs) -> Result<Strategy, Failure> {
+        let file = &self.release;
+        let name = args.strategy.or(file.strategy);
+        let canary_flags = args.steps.is_some() || args.bake.is_some() || args.hold.is_some();
+        match name {
+            Some(StrategyName::Canary) => {}
+            _ if canary_flags => {
+                return Err(Failure::usage("--steps, --bake and --hold belong to a canary")
+                    .help("add --strategy canary"));
+            }
+            _ => return Ok(Strategy::all_at_once()),
+        }
+        let minutes = |minutes: u64| Time(Duration::from_secs(60 * minutes));
+        let bake = args.bake.or(file.bake).unwrap_or(minutes(5)).0;
+        let hold = args.hold.or(file.hold).unwrap_or(minutes(30)).0;
+        let percents = args.steps.or_else(|| file.steps.clone()).unwrap_or_else(|| vec![10.0, 50.0]);
+        let steps = percents
+            .into_iter()
+            .map(|percent| Ok(Step { weight: Weight::percent(percent).map_err(Failure::usage)?, bake }))
+            .collect::<Result<Vec<_>, Failure>>()?;
+        let check = Check {
+            limit: Limit::ErrorRate(args.max_error_rate.or(file.max_error_rate).unwrap_or(0.01)),
+            min_requests: args.min_requests.or(file.min_requests).unwrap_or(50),
+        };
+        Ok(Strategy::canary(steps, vec![check], hold)?)
+    }
+}
+
+/// Model names become function names, paths and URLs.
+fn check_name(name: &str) -> Result<(), Failure> {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if (1..=64).contains(&name.len()) && name.bytes().all(word) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("`{name}` is no name for a model"))
+        .help("pass --name with up to 64 letters, digits, hyphens and underscores"))
+}
+
+fn beside_slsml() -> Result<PathBuf, Failure> {
+    let own = std::env::current_exe()?;
+    Ok(own.with_file_name("bootstrap"))
+}
+
+/// The key somebody probably meant.
+fn suggestion(unknown: &str) -> String {
+    let (section, key) = unknown.rsplit_once('.').unwrap_or(("", unknown));
+    let known = keys(section);
+    let nearest = known.iter().max_by(|a, b| {
+        strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key))
+    });
+    let place = if section.is_empty() { "the sections are".to_owned() } else { format!("[{section}] takes") };
+    match nearest {
+        Some(nearest) if strsim::jaro_winkler(nearest, key) > 0.75 => format!("did you mean `{nearest}`?"),
+        _ => format!("{place} {}", known.join(", ")),
+    }
+}
+
+/// The keys of a section, from the schema; the sections themselves for none.
+fn keys(section: &str) -> Vec<String> {
+    let schema = schema();
+    let root = schema.as_value();
+    let names = |value: Option<&serde_json::Value>| -> Vec<String> {
+        let properties = value.and_then(|value| value.get("properties")).and_then(|value| value.as_object());
+        properties.map(|properties| properties.keys().cloned().collect()).unwrap_or_default()
+    };
+    if section.is_empty() {
+        return names(Some(root));
+    }
+    let reference = root.pointer(&format!("/properties/{section}/$ref")).and_then(|value| value.as_str());
+    let target = reference.and_then(|reference| root.pointer(reference.trim_start_matches('#')));
+    names(target)
+}
+
+impl fmt::Display for StrategyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AllAtOnce => "all-at-once",
+            Self::Canary => "canary",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, Failure> {
+        Settings::parse(text, Path::new("slsml.toml"))
+    }
+
+    #[test]
+    fn an_unknown_key_suggests_the_nearest_one() {
+        let failure = parse("[lambda]\nmemory = 512\n").unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.message.contains("unknown key `lambda.memory`"), "{failure}");
+        assert_eq!(failure.help.unwrap(), "did you mean `memory_mb`?");
+        let failure = parse("[realease]\nbake = \"5s\"\n").unwrap_err();
+        assert_eq!(failure.help.unwrap(), "did you mean `release`?");
+        let failure = parse("[lambda]\nxyz = 1\n").unwrap_err();
+        assert!(failure.help.unwrap().starts_with("[lambda] takes alias, bucket"));
+    }
+
+    #[test]
+    fn wrong_types_and_times_name_their_place() {
+        let failure = parse("[lambda]\nmemory_mb = \"much\"\n").unwrap_err();
+        assert!(failure.message.contains("memory_mb"), "{failure}");
+        let failure = parse("[release]\nbake = \"soon\"\n").unwrap_err();
+        assert!(failure.message.contains("`soon` is not a length of time"), "{failure}");
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let settings = parse("[release]\nstrategy = \"canary\"\nsteps = [25]\nmin_requests = 7\n").unwrap();
+        let strategy = settings.strategy(ReleaseArgs::default()).unwrap();
+        assert_eq!(strategy.steps[0].weight, Weight::percent(25.0).unwrap());
+        assert_eq!(strategy.steps[0].bake, Duration::from_secs(300));
+        let args = ReleaseArgs { steps: Some(vec![1.0, 2.0]), ..ReleaseArgs::default() };
+        let strategy = settings.strategy(args).unwrap();
+        assert_eq!(strategy.steps.len(), 2);
+        assert_eq!(strategy.checks[0].min_requests, 7);
+    }
+
+    #[test]
+    fn a_canary_that_makes_no_sense_is_refused() {
+        let settings = parse("[release]\nstrategy = \"canary\"\n").unwrap();
+        for steps in [vec![0.0], vec![100.0], vec![50.0, 10.0], vec![101.0], vec![-1.0]] {
+            let args = ReleaseArgs { steps: Some(steps.clone()), ..ReleaseArgs::default() };
+            assert_eq!(settings.strategy(args).unwrap_err().exit, Exit::Usage, "{steps:?}");
+        }
+    }
+}
