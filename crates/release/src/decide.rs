@@ -107,13 +107,14 @@ impl Check {
 /// first step it is empty.
 pub fn decide(strategy: &Strategy, state: &State, evidence: &Evidence, now: Instant) -> Action {
     let candidate = &state.candidate;
-    let promote = || Action::Promote { split: Split::all_to(candidate.clone()) };
-    let (Some(split), Some(stable)) = (&state.split, &state.stable) else {
-        return promote();
-    };
-    if split.stable == *candidate && split.candidate.is_none() {
+    let everything = Split::all_to(candidate.clone());
+    if state.split.as_ref() == Some(&everything) {
         return Action::Done;
     }
+    // Nobody serves yet: there is nothing to compare with, and nobody to protect.
+    let (Some(split), Some(stable)) = (&state.split, &state.stable) else {
+        return Action::Promote { split: everything };
+    };
     let Some(step) = current_step(strategy, split, candidate) else {
         return shift(strategy, 0, stable, candidate);
     };

@@ -5,9 +5,9 @@ use std::path::Path;
 use axum::body::Bytes;
 use futures::TryStreamExt;
 use s3s::auth::SimpleAuth;
-use s3s::dto::GetObjectInput;
+use s3s::dto::{GetObjectInput, HeadBucketInput};
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{S3, S3ErrorCode, S3Request};
+use s3s::{S3, S3Error, S3Request};
 use s3s_fs::FileSystem;
 
 use crate::error::{AwsError, AwsResult};
@@ -37,29 +37,34 @@ impl Store {
 
     /// An object's bytes, as Lambda reads its code.
     pub(crate) async fn read(&self, bucket: &str, key: &str) -> AwsResult<Bytes> {
-        let input = GetObjectInput { bucket: bucket.into(), key: key.into(), ..GetObjectInput::default() };
-        let refuse = |code: &S3ErrorCode, message: &str| {
+        let refuse = |error: S3Error| {
             AwsError::invalid(format!(
-                "Error occurred while GetObject. S3 Error Code: {}. S3 Error Message: {message} \
-                 ({bucket}/{key})",
-                code.as_str()
+                "Error occurred while GetObject. S3 Error Code: {}. S3 Error Message: {} ({bucket}/{key})",
+                error.code().as_str(),
+                error.message().unwrap_or_default()
             ))
         };
-        let request = S3Request {
-            input,
-            method: http::Method::GET,
-            uri: http::Uri::from_static("/"),
-            headers: http::HeaderMap::new(),
-            extensions: http::Extensions::new(),
-            credentials: None,
-            region: None,
-            service: None,
-            trailing_headers: None,
-        };
-        let found = self.files.get_object(request).await;
-        let object = found.map_err(|error| refuse(error.code(), error.message().unwrap_or_default()))?;
+        let head = HeadBucketInput { bucket: bucket.into(), ..HeadBucketInput::default() };
+        self.files.head_bucket(request(head)).await.map_err(refuse)?;
+        let get = GetObjectInput { bucket: bucket.into(), key: key.into(), ..GetObjectInput::default() };
+        let object = self.files.get_object(request(get)).await.map_err(refuse)?;
         let Some(body) = object.output.body else { return Ok(Bytes::new()) };
         let chunks: Vec<Bytes> = body.try_collect().await.map_err(AwsError::internal)?;
         Ok(chunks.concat().into())
+    }
+}
+
+/// A request that comes from this process itself.
+fn request<T>(input: T) -> S3Request<T> {
+    S3Request {
+        input,
+        method: http::Method::GET,
+        uri: http::Uri::from_static("/"),
+        headers: http::HeaderMap::new(),
+        extensions: http::Extensions::new(),
+        credentials: None,
+        region: None,
+        service: None,
+        trailing_headers: None,
     }
 }

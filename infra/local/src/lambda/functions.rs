@@ -182,11 +182,25 @@ impl Settings {
     }
 }
 
+fn is_variable_name(key: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let reserved = RESERVED_VARIABLES.contains(&key);
+    let starts_well = key.starts_with(|first: char| first.is_ascii_alphabetic());
+    reserved || starts_well && key.len() > 1 && key.bytes().all(word)
+}
+
 fn check_config(config: &Config, state: &State) -> AwsResult<()> {
     if config.runtime != "provided.al2023" && config.runtime != "provided.al2" {
         return Err(AwsError::invalid(format!(
             "slsml local runs only the runtimes provided.al2023 and provided.al2, not {}",
             config.runtime
+        )));
+    }
+    if config.handler.len() > 128 || config.handler.contains(char::is_whitespace) {
+        return Err(AwsError::validation(format!(
+            "1 validation error detected: Value '{}' at 'handler' failed to satisfy constraint: up \
+             to 128 characters without white space",
+            config.handler
         )));
     }
     let role = config.role.rsplit('/').next().unwrap_or_default();
@@ -201,6 +215,12 @@ fn check_config(config: &Config, state: &State) -> AwsResult<()> {
             "Lambda was unable to configure your environment variables because the environment \
              variables you have provided exceeded the 4KB limit.",
         ));
+    }
+    if let Some(key) = config.environment.keys().find(|key| !is_variable_name(key)) {
+        return Err(AwsError::validation(format!(
+            "1 validation error detected: Value at 'environment.variables' failed to satisfy \
+             constraint: Map keys must satisfy constraint: [a-zA-Z]([a-zA-Z0-9_])+: {key}"
+        )));
     }
     let named = |key: &&String| RESERVED_VARIABLES.contains(&key.as_str());
     if let Some(key) = config.environment.keys().find(named) {
