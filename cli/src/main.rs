@@ -14,11 +14,15 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::Args;
+use crate::failure::Failure;
 use crate::printer::Printer;
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
+        Err(error) if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") => {
+            return Printer::new(true).fail(&Failure::usage(error.render().to_string().trim_end()));
+        }
         // Help and version come this way too; clap knows which stream and code they take.
         Err(error) => error.exit(),
     };

@@ -146,17 +146,17 @@ def test_updated_code_is_what_runs_next(lam, name):
 
 
 def test_updated_configuration_keeps_what_it_does_not_name(lam, name):
-    create(lam, name, Description="first", Environment={"Variables": {"A": "1"}}, Timeout=9)
+    create(lam, name, Description="first", Environment={"Variables": {"AA": "1"}}, Timeout=9)
     before = lam.get_function_configuration(FunctionName=name)
-    configure(lam, name, MemorySize=1024, Environment={"Variables": {"B": "2"}})
+    configure(lam, name, MemorySize=1024, Environment={"Variables": {"BB": "2"}})
     after = lam.get_function_configuration(FunctionName=name)
     assert (after["MemorySize"], after["Timeout"], after["Description"]) == (1024, 9, "first")
-    assert after["Environment"] == {"Variables": {"B": "2"}}
+    assert after["Environment"] == {"Variables": {"BB": "2"}}
     assert after["CodeSha256"] == before["CodeSha256"]
     assert after["RevisionId"] != before["RevisionId"]
     environment = invoke(lam, name, {"do": "env"})[0]["env"]
     assert environment["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] == "1024"
-    assert environment["B"] == "2" and "A" not in environment
+    assert environment["BB"] == "2" and "AA" not in environment
 
 
 def test_the_current_revision_id_is_accepted_as_a_guard(lam, name):
@@ -210,7 +210,7 @@ def test_publishing_unchanged_code_returns_the_same_version(lam, name):
 def test_a_changed_configuration_alone_makes_a_new_version(lam, name):
     create(lam, name, "one")
     assert publish(lam, name) == "1"
-    configure(lam, name, Environment={"Variables": {"A": "1"}})
+    configure(lam, name, Environment={"Variables": {"AA": "1"}})
     assert publish(lam, name) == "2"
 
 

@@ -54,7 +54,7 @@ def test_status_tells_where_it_runs(own_cloud):
 def test_state_survives_down_and_up(own_cloud):
     own_cloud.up()
     lam = lambda_of(own_cloud)
-    create_with_versions(lam, "kept", ["one", "two"], Environment={"Variables": {"A": "1"}})
+    create_with_versions(lam, "kept", ["one", "two"], Environment={"Variables": {"AA": "1"}})
     lam.create_alias(
         FunctionName="kept", Name="live", FunctionVersion="1", RoutingConfig={"AdditionalVersionWeights": {"2": 0.5}},
     )

@@ -59,12 +59,17 @@ async fn stopped() {
 fn tell(printer: &Printer, home: &Home, running: &Running) -> Result<Exit, Failure> {
     printer.result(&describe(home, running), || {
         let dir = home.dir().display();
+        // Commands find the default folder and the one in the environment by themselves.
+        let found = local_home(std::env::var_os("SLSML_LOCAL_DIR").map(Into::into))
+            .is_ok_and(|found| found.dir() == home.dir());
+        let flag = |name: &str| if found { String::new() } else { format!(" {name} {dir}") };
+        let (local_dir, dir_flag) = (flag("--local-dir"), flag("--dir"));
         format!(
             "A Lambda runs on this machine: {endpoint}\n  \
              state   {dir}\n  \
-             use it  slsml deploy lambda --alias live --local\n  \
-             or      eval \"$(slsml local env)\" and any AWS client\n  \
-             stop    slsml local down",
+             use it  slsml deploy lambda --alias live --local{local_dir}\n  \
+             or      eval \"$(slsml local env{dir_flag})\" and any AWS client\n  \
+             stop    slsml local down{dir_flag}",
             endpoint = running.endpoint(),
         )
     })

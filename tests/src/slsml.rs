@@ -1,0 +1,121 @@
+//! The built `slsml`, run as its users run it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::Error;
+
+/// Where cargo put this workspace's programs: beside the program that runs, or one above a test.
+pub fn programs() -> Result<PathBuf, Error> {
+    let own = std::env::current_exe()?;
+    let folder = own.parent().ok_or("a program lies in a folder")?;
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
+    if folder.join("slsml").exists() && folder.join("bootstrap").exists() {
+        return Ok(folder.to_owned());
+    }
+    let folder = folder.display();
+    Err(format!("no slsml and bootstrap in {folder}: run cargo build --workspace first").into())
+}
+
+/// The checkout.
+pub fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}
+
+/// A command with nothing of the caller's AWS settings.
+pub fn command(args: &[&str]) -> Result<Command, Error> {
+    let mut command = Command::new(programs()?.join("slsml"));
+    command.args(args).env("NO_COLOR", "1");
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("AWS_") || name == "SLSML_LOCAL_DIR" {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
+}
+
+/// Runs `slsml` in a folder.
+pub fn run(folder: &Path, args: &[&str]) -> Result<Output, Error> {
+    Ok(command(args)?.current_dir(folder).output()?)
+}
+
+/// Runs `slsml --json` and reads the one document it prints.
+pub fn json(folder: &Path, args: &[&str]) -> Result<(i32, Value), Error> {
+    let output = run(folder, &[&["--json"], args].concat())?;
+    let text = String::from_utf8(output.stdout)?;
+    let value = serde_json::from_str(&text)
+        .map_err(|error| format!("slsml {args:?} printed no JSON ({error}): {text}"))?;
+    Ok((output.status.code().unwrap_or(-1), value))
+}
+
+/// A local Lambda in a folder of its own, stopped when this is dropped.
+#[derive(Debug)]
+pub struct LocalLambda {
+    folder: tempfile::TempDir,
+    /// Where it listens.
+    pub endpoint: String,
+}
+
+impl LocalLambda {
+    /// Starts one on a free port.
+    pub fn start() -> Result<LocalLambda, Error> {
+        let folder = tempfile::Builder::new().prefix("slsml-local-").tempdir()?;
+        let dir = folder.path().join("cloud");
+        let args = ["local", "up", "--detach", "--port", "0", "--dir"];
+        let (code, value) = json(folder.path(), &[&args[..], &[&dir.to_string_lossy()]].concat())?;
+        let endpoint = value["endpoint"].as_str().ok_or_else(|| format!("exit {code}: {value}"))?.to_owned();
+        Ok(LocalLambda { folder, endpoint })
+    }
+
+    /// Its state.
+    pub fn dir(&self) -> PathBuf {
+        self.folder.path().join("cloud")
+    }
+
+    /// A folder beside its state that goes with it.
+    pub fn scratch(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The flags that point a command here.
+    pub fn flags(&self) -> Vec<String> {
+        vec!["--local".into(), "--local-dir".into(), self.dir().to_string_lossy().into_owned()]
+    }
+
+    /// Runs `slsml --json … --local` against it.
+    pub fn json(&self, args: &[&str]) -> Result<(i32, Value), Error> {
+        let flags = self.flags();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        json(self.scratch(), &[args, &flags].concat())
+    }
+
+    /// Packages one of the example's versions; the artifact's folder.
+    pub fn package(&self, version: &str) -> Result<PathBuf, Error> {
+        let model = checkout().join("examples/digits/models").join(format!("{version}.onnx"));
+        let out = self.scratch().join(version);
+        let (model, out_text) = (model.to_string_lossy(), out.to_string_lossy());
+        let args = ["package", &*model, "--name", "digits", "--out", &*out_text];
+        let (code, value) = json(self.scratch(), &args)?;
+        if code != 0 {
+            return Err(format!("packaging {version} ended with {code}: {value}").into());
+        }
+        Ok(out.join("digits"))
+    }
+
+    /// Deploys an artifact behind `live`; exit code and what was printed.
+    pub fn deploy(&self, artifact: &Path, more: &[&str]) -> Result<(i32, Value), Error> {
+        let artifact = artifact.to_string_lossy();
+        let args = ["deploy", "lambda", "--alias", "live", "--memory-mb", "512", "--artifact", &*artifact];
+        self.json(&[&args[..], more].concat())
+    }
+}
+
+impl Drop for LocalLambda {
+    fn drop(&mut self) {
+        let dir = self.dir();
+        // What cannot be stopped any more is gone already.
+        let _ = run(self.folder.path(), &["local", "down", "--dir", &dir.to_string_lossy()]);
+    }
+}
