@@ -103,7 +103,8 @@ impl From<RuntimeError> for Failure {
 
 impl From<WriteError> for Failure {
     fn from(error: WriteError) -> Failure {
-        Failure::new(Exit::Internal, error).help("check the disk's space and the folder's permissions, or pass --out DIR")
+        Failure::new(Exit::Internal, error)
+            .help("check the disk's space and the folder's permissions, or pass --out DIR")
     }
 }
 
@@ -116,7 +117,9 @@ impl From<ArtifactError> for Failure {
 impl From<LambdaError> for Failure {
     fn from(error: LambdaError) -> Failure {
         let exit = match error {
-            LambdaError::NoRegion | LambdaError::NoRole { .. } | LambdaError::NeedsBucket { .. } => Exit::Usage,
+            LambdaError::NoRegion
+            | LambdaError::NoRole { .. }
+            | LambdaError::NeedsBucket { .. } => Exit::Usage,
             LambdaError::TooLarge { .. } => Exit::Model,
             LambdaError::Moved { .. } => Exit::Moved,
             _ => Exit::Cloud,
@@ -128,7 +131,9 @@ impl From<LambdaError> for Failure {
 impl From<PortError> for Failure {
     fn from(error: PortError) -> Failure {
         match error {
-            PortError::Moved(what) => Failure::new(Exit::Moved, what).help("look at it with slsml status"),
+            PortError::Moved(what) => {
+                Failure::new(Exit::Moved, what).help("look at it with slsml status")
+            }
             PortError::Failed(cause) => match cause.downcast::<LambdaError>() {
                 Ok(error) => (*error).into(),
                 Err(other) => Failure::new(Exit::Cloud, other),
@@ -141,18 +146,23 @@ impl From<DriveError> for Failure {
     fn from(error: DriveError) -> Failure {
         match error {
             DriveError::Failed(error) => error.into(),
-            DriveError::Moved(what) => Failure::new(Exit::Moved, what).help("look at it with slsml status"),
+            DriveError::Moved(what) => {
+                Failure::new(Exit::Moved, what).help("look at it with slsml status")
+            }
             DriveError::UnderWay { .. } => Failure::new(Exit::Moved, error)
                 .help("end it first: slsml release promote, or slsml release abort"),
-            DriveError::NoStable => Failure::usage(error)
-                .help("deploy a first version with --strategy all-at-once"),
+            DriveError::NoStable => {
+                Failure::usage(error).help("deploy a first version with --strategy all-at-once")
+            }
         }
     }
 }
 
 impl From<StrategyError> for Failure {
     fn from(error: StrategyError) -> Failure {
-        Failure::usage(error).help("see [release] in slsml.toml, --steps, --bake, --max-error-rate and --min-requests")
+        Failure::usage(error).help(
+            "see [release] in slsml.toml, --steps, --bake, --max-error-rate and --min-requests",
+        )
     }
 }
 
@@ -160,7 +170,10 @@ impl From<HomeError> for Failure {
     fn from(error: HomeError) -> Failure {
         let help = match &error {
             HomeError::Taken { dir, .. } => {
-                format!("stop it with slsml local down --dir {}, or pass another --dir", dir.display())
+                format!(
+                    "stop it with slsml local down --dir {}, or pass another --dir",
+                    dir.display()
+                )
             }
             HomeError::Io { .. } => "pass a folder that can be written: --dir DIR".into(),
         };
@@ -172,9 +185,8 @@ impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Failure {
         match error {
             ServeError::Home(error) => error.into(),
-            ServeError::PortInUse { .. } | ServeError::Listen { .. } => {
-                Failure::usage(error).help("pass another port with --port N; --port 0 takes a free one")
-            }
+            ServeError::PortInUse { .. } | ServeError::Listen { .. } => Failure::usage(error)
+                .help("pass another port with --port N; --port 0 takes a free one"),
             ServeError::State { .. } => Failure::new(Exit::Internal, error)
                 .help("move the folder away to begin anew, or pass another --dir"),
         }

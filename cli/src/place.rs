@@ -62,8 +62,10 @@ pub(crate) fn local_home(dir: Option<PathBuf>) -> Result<Home, Failure> {
     if let Some(dir) = dir {
         return Ok(Home::new(std::path::absolute(dir)?));
     }
-    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let state =
+        std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let state = state.or_else(|| Some(std::env::home_dir()?.join(".local/state")));
-    let state = state.ok_or_else(|| Failure::usage("there is no home folder").help("pass --dir DIR"))?;
+    let state =
+        state.ok_or_else(|| Failure::usage("there is no home folder").help("pass --dir DIR"))?;
     Ok(Home::new(state.join("slsml/local")))
 }

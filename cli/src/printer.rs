@@ -30,7 +30,8 @@ impl Drop for Step {
 }
 
 fn coloured() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stderr().is_terminal()
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && std::io::stderr().is_terminal()
 }
 
 impl Printer {
@@ -39,7 +40,11 @@ impl Printer {
     }
 
     /// The result of a command: `text` for people, `value` for machines.
-    pub(crate) fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<Exit, Failure> {
+    pub(crate) fn result(
+        &self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<Exit, Failure> {
         let text = if self.json { serde_json::to_string_pretty(value)? } else { text() };
         write_out(&text)?;
         Ok(Exit::Done)
@@ -106,7 +111,9 @@ fn write_out(text: &str) -> Result<(), Failure> {
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         // A reader that has seen enough, like `head`, is no error.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| Failure::new(Exit::Internal, format!("cannot write the result: {error}"))),
+        other => other.map_err(|error| {
+            Failure::new(Exit::Internal, format!("cannot write the result: {error}"))
+        }),
     }
 }
 

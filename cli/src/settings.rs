@@ -103,7 +103,9 @@ pub(crate) struct ReleaseSettings {
 }
 
 /// A strategy's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum StrategyName {
     /// All traffic in one move.
@@ -171,7 +173,8 @@ impl Settings {
 
     fn parse(text: &str, path: &Path) -> Result<Settings, Failure> {
         let path = path.display();
-        let malformed = |error: toml::de::Error| Failure::usage(format!("{path} cannot be used: {error}"));
+        let malformed =
+            |error: toml::de::Error| Failure::usage(format!("{path} cannot be used: {error}"));
         let file = toml::Deserializer::parse(text).map_err(malformed)?;
         let mut unknown = BTreeSet::new();
         let settings = serde_ignored::deserialize(file, |key| {
@@ -180,25 +183,33 @@ impl Settings {
         .map_err(malformed)?;
         match unknown.first() {
             None => Ok(settings),
-            Some(key) => Err(Failure::usage(format!("{path} has the unknown key `{key}`"))
-                .help(suggestion(key))),
+            Some(key) => {
+                Err(Failure::usage(format!("{path} has the unknown key `{key}`"))
+                    .help(suggestion(key)))
+            }
         }
     }
 
     pub(crate) fn package(&self, args: Package) -> Result<PackagePlan, Failure> {
-        let model = args.model.or_else(|| self.model.path.as_ref().map(|path| self.folder.join(path)));
+        let model =
+            args.model.or_else(|| self.model.path.as_ref().map(|path| self.folder.join(path)));
         let model = model.ok_or_else(|| {
-            Failure::usage("no model is named").help("slsml package MODEL.onnx, or path under [model] in slsml.toml")
+            Failure::usage("no model is named")
+                .help("slsml package MODEL.onnx, or path under [model] in slsml.toml")
         })?;
         let name = match args.name.or_else(|| self.model.name.clone()) {
             Some(name) => name,
-            None => model.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
+            None => model
+                .file_stem()
+                .map(|stem| stem.to_string_lossy().into_owned())
+                .unwrap_or_default(),
         };
         check_name(&name)?;
         let read = |text: &String| Failure::usage(format!("[model] {text}"));
         let mut shapes = Shapes { shapes: args.shapes, dims: args.dims };
         if shapes.shapes.is_empty() {
-            let all = self.model.shapes.iter().map(|text| text.parse().map_err(|error| read(&error)));
+            let all =
+                self.model.shapes.iter().map(|text| text.parse().map_err(|error| read(&error)));
             shapes.shapes = all.collect::<Result<_, _>>()?;
         }
         if shapes.dims.is_empty() {
@@ -273,10 +284,13 @@ impl Settings {
         let minutes = |minutes: u64| Time(Duration::from_secs(60 * minutes));
         let bake = args.bake.or(file.bake).unwrap_or(minutes(5)).0;
         let hold = args.hold.or(file.hold).unwrap_or(minutes(30)).0;
-        let percents = args.steps.or_else(|| file.steps.clone()).unwrap_or_else(|| vec![10.0, 50.0]);
+        let percents =
+            args.steps.or_else(|| file.steps.clone()).unwrap_or_else(|| vec![10.0, 50.0]);
         let steps = percents
             .into_iter()
-            .map(|percent| Ok(Step { weight: Weight::percent(percent).map_err(Failure::usage)?, bake }))
+            .map(|percent| {
+                Ok(Step { weight: Weight::percent(percent).map_err(Failure::usage)?, bake })
+            })
             .collect::<Result<Vec<_>, Failure>>()?;
         let check = Check {
             limit: Limit::ErrorRate(args.max_error_rate.or(file.max_error_rate).unwrap_or(0.01)),
@@ -305,12 +319,18 @@ fn beside_slsml() -> Result<PathBuf, Failure> {
 fn suggestion(unknown: &str) -> String {
     let (section, key) = unknown.rsplit_once('.').unwrap_or(("", unknown));
     let known = keys(section);
-    let nearest = known.iter().max_by(|a, b| {
-        strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key))
-    });
-    let place = if section.is_empty() { "the sections are".to_owned() } else { format!("[{section}] takes") };
+    let nearest = known
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
+    let place = if section.is_empty() {
+        "the sections are".to_owned()
+    } else {
+        format!("[{section}] takes")
+    };
     match nearest {
-        Some(nearest) if strsim::jaro_winkler(nearest, key) > 0.75 => format!("did you mean `{nearest}`?"),
+        Some(nearest) if strsim::jaro_winkler(nearest, key) > 0.75 => {
+            format!("did you mean `{nearest}`?")
+        }
         _ => format!("{place} {}", known.join(", ")),
     }
 }
@@ -320,13 +340,15 @@ fn keys(section: &str) -> Vec<String> {
     let schema = schema();
     let root = schema.as_value();
     let names = |value: Option<&serde_json::Value>| -> Vec<String> {
-        let properties = value.and_then(|value| value.get("properties")).and_then(|value| value.as_object());
+        let properties =
+            value.and_then(|value| value.get("properties")).and_then(|value| value.as_object());
         properties.map(|properties| properties.keys().cloned().collect()).unwrap_or_default()
     };
     if section.is_empty() {
         return names(Some(root));
     }
-    let reference = root.pointer(&format!("/properties/{section}/$ref")).and_then(|value| value.as_str());
+    let reference =
+        root.pointer(&format!("/properties/{section}/$ref")).and_then(|value| value.as_str());
     let target = reference.and_then(|reference| root.pointer(reference.trim_start_matches('#')));
     names(target)
 }
@@ -370,7 +392,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
-        let settings = parse("[release]\nstrategy = \"canary\"\nsteps = [25]\nmin_requests = 7\n").unwrap();
+        let settings =
+            parse("[release]\nstrategy = \"canary\"\nsteps = [25]\nmin_requests = 7\n").unwrap();
         let strategy = settings.strategy(ReleaseArgs::default()).unwrap();
         assert_eq!(strategy.steps[0].weight, Weight::percent(25.0).unwrap());
         assert_eq!(strategy.steps[0].bake, Duration::from_secs(300));

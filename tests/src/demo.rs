@@ -7,15 +7,24 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use slsml_e2e::Error;
 use slsml_e2e::slsml::{LocalLambda, command};
 use slsml_e2e::traffic::{Tally, Totals, Traffic};
-use slsml_e2e::Error;
 
 /// Which model each of the function's versions serves, in the order they are deployed.
 const MODELS: [(&str, &str); 3] = [("1", "v1"), ("2", "v2"), ("3", "v3")];
 
 const CANARY: [&str; 10] = [
-    "--strategy", "canary", "--steps", "10,50", "--bake", "5s", "--min-requests", "20", "--max-error-rate", "0.02",
+    "--strategy",
+    "canary",
+    "--steps",
+    "10,50",
+    "--bake",
+    "5s",
+    "--min-requests",
+    "20",
+    "--max-error-rate",
+    "0.02",
 ];
 
 /// A row of the table.
@@ -52,7 +61,12 @@ async fn demo() -> Result<(), Error> {
     let v1 = package(&cloud, "v1").await?;
     let at = Instant::now();
     deploy(&cloud, &v1, &[], 0).await?;
-    let mut rows = vec![Row { what: "v1, all at once", result: "live", took: at.elapsed(), totals: Totals::default() }];
+    let mut rows = vec![Row {
+        what: "v1, all at once",
+        result: "live",
+        took: at.elapsed(),
+        totals: Totals::default(),
+    }];
 
     title("Requests come in, and do not stop from here on");
     let pause = Duration::from_millis(60);
@@ -65,7 +79,12 @@ async fn demo() -> Result<(), Error> {
     let at = Instant::now();
     deploy(&cloud, &v2, &CANARY, 0).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    rows.push(Row { what: "v2, canary", result: "promoted", took: at.elapsed(), totals: traffic.totals() });
+    rows.push(Row {
+        what: "v2, canary",
+        result: "promoted",
+        took: at.elapsed(),
+        totals: traffic.totals(),
+    });
 
     title("Version 3 fails on eights and nines: its own failures put the traffic back");
     let v3 = package(&cloud, "v3").await?;
@@ -73,13 +92,21 @@ async fn demo() -> Result<(), Error> {
     deploy(&cloud, &v3, &CANARY, 5).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let totals = traffic.finish().await;
-    rows.push(Row { what: "v3, canary", result: "rolled back", took: at.elapsed(), totals: totals.clone() });
+    rows.push(Row {
+        what: "v3, canary",
+        result: "rolled back",
+        took: at.elapsed(),
+        totals: totals.clone(),
+    });
 
     slsml(&cloud, &["status", "--function", "digits"], 0).await?;
     table(&rows);
     judge(&totals)?;
     drop(cloud);
-    println!("\nEverything is stopped and removed. The demo took {:.0} s.", began.elapsed().as_secs_f64());
+    println!(
+        "\nEverything is stopped and removed. The demo took {:.0} s.",
+        began.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
@@ -88,16 +115,24 @@ fn title(text: &str) {
 }
 
 async fn package(cloud: &LocalLambda, version: &str) -> Result<std::path::PathBuf, Error> {
-    let model = slsml_e2e::slsml::checkout().join("examples/digits/models").join(format!("{version}.onnx"));
+    let model =
+        slsml_e2e::slsml::checkout().join("examples/digits/models").join(format!("{version}.onnx"));
     let out = cloud.scratch().join(version);
-    let args = ["package", &model.to_string_lossy(), "--name", "digits", "--out", &out.to_string_lossy()];
+    let args =
+        ["package", &model.to_string_lossy(), "--name", "digits", "--out", &out.to_string_lossy()];
     shown(&args, cloud.scratch(), 0).await?;
     Ok(out.join("digits"))
 }
 
-async fn deploy(cloud: &LocalLambda, artifact: &Path, more: &[&str], expected: i32) -> Result<(), Error> {
+async fn deploy(
+    cloud: &LocalLambda,
+    artifact: &Path,
+    more: &[&str],
+    expected: i32,
+) -> Result<(), Error> {
     let artifact = artifact.to_string_lossy();
-    let args = ["deploy", "lambda", "--alias", "live", "--memory-mb", "512", "--artifact", &*artifact];
+    let args =
+        ["deploy", "lambda", "--alias", "live", "--memory-mb", "512", "--artifact", &*artifact];
     slsml(cloud, &[&args[..], more].concat(), expected).await
 }
 
@@ -109,7 +144,8 @@ async fn slsml(cloud: &LocalLambda, args: &[&str], expected: i32) -> Result<(), 
 
 /// Runs a command whose output the reader sees, and checks how it ends.
 async fn shown(args: &[&str], folder: &Path, expected: i32) -> Result<(), Error> {
-    let plain: Vec<String> = args.iter().map(|arg| arg.replace(&*folder.to_string_lossy(), "$DEMO")).collect();
+    let plain: Vec<String> =
+        args.iter().map(|arg| arg.replace(&*folder.to_string_lossy(), "$DEMO")).collect();
     println!("$ slsml {}", plain.join(" "));
     let mut command = tokio::process::Command::from(command(args)?);
     let status = command.current_dir(folder).kill_on_drop(true).status().await?;
@@ -120,15 +156,28 @@ async fn shown(args: &[&str], folder: &Path, expected: i32) -> Result<(), Error>
 }
 
 fn table(rows: &[Row]) {
-    println!("\n{:<17} {:<12} {:>6}   {:>9} {:>9} {:>9}   {:>8} {:>6} {:>5}",
-        "release", "result", "took", "answers 1", "answers 2", "answers 3", "3 failed", "wrong", "lost");
+    println!(
+        "\n{:<17} {:<12} {:>6}   {:>9} {:>9} {:>9}   {:>8} {:>6} {:>5}",
+        "release",
+        "result",
+        "took",
+        "answers 1",
+        "answers 2",
+        "answers 3",
+        "3 failed",
+        "wrong",
+        "lost"
+    );
     let mut before = Totals::default();
     for row in rows {
-        let version = |totals: &Totals, version: &str| totals.versions.get(version).copied().unwrap_or_default();
+        let version = |totals: &Totals, version: &str| {
+            totals.versions.get(version).copied().unwrap_or_default()
+        };
         let grew = |get: fn(&Tally) -> u64, name: &str| {
             get(&version(&row.totals, name)).saturating_sub(get(&version(&before, name)))
         };
-        println!("{:<17} {:<12} {:>4.0} s   {:>9} {:>9} {:>9}   {:>8} {:>6} {:>5}",
+        println!(
+            "{:<17} {:<12} {:>4.0} s   {:>9} {:>9} {:>9}   {:>8} {:>6} {:>5}",
             row.what,
             row.result,
             row.took.as_secs_f64(),
@@ -146,9 +195,18 @@ fn table(rows: &[Row]) {
 /// The demo promises that no answer was wrong and none was lost.
 fn judge(totals: &Totals) -> Result<(), Error> {
     if totals.wrong() == 0 && totals.lost == 0 {
-        println!("\n{} requests: every answer was right, none was lost; version 3 failed on its own share only.", totals.sent());
+        println!(
+            "\n{} requests: every answer was right, none was lost; version 3 failed on its own share only.",
+            totals.sent()
+        );
         return Ok(());
     }
     let fault = totals.first_fault.clone().unwrap_or_default();
-    Err(format!("{} wrong and {} lost of {} requests; the first: {fault}", totals.wrong(), totals.lost, totals.sent()).into())
+    Err(format!(
+        "{} wrong and {} lost of {} requests; the first: {fault}",
+        totals.wrong(),
+        totals.lost,
+        totals.sent()
+    )
+    .into())
 }

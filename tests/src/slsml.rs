@@ -65,7 +65,8 @@ impl LocalLambda {
         let dir = folder.path().join("cloud");
         let args = ["local", "up", "--detach", "--port", "0", "--dir"];
         let (code, value) = json(folder.path(), &[&args[..], &[&dir.to_string_lossy()]].concat())?;
-        let endpoint = value["endpoint"].as_str().ok_or_else(|| format!("exit {code}: {value}"))?.to_owned();
+        let endpoint =
+            value["endpoint"].as_str().ok_or_else(|| format!("exit {code}: {value}"))?.to_owned();
         Ok(LocalLambda { folder, endpoint })
     }
 
@@ -107,7 +108,8 @@ impl LocalLambda {
     /// Deploys an artifact behind `live`; exit code and what was printed.
     pub fn deploy(&self, artifact: &Path, more: &[&str]) -> Result<(i32, Value), Error> {
         let artifact = artifact.to_string_lossy();
-        let args = ["deploy", "lambda", "--alias", "live", "--memory-mb", "512", "--artifact", &*artifact];
+        let args =
+            ["deploy", "lambda", "--alias", "live", "--memory-mb", "512", "--artifact", &*artifact];
         self.json(&[&args[..], more].concat())
     }
 }

@@ -45,7 +45,8 @@ impl Totals {
 
     /// All requests.
     pub fn sent(&self) -> u64 {
-        self.versions.values().map(|tally| tally.right + tally.wrong + tally.failed).sum::<u64>() + self.lost
+        self.versions.values().map(|tally| tally.right + tally.wrong + tally.failed).sum::<u64>()
+            + self.lost
     }
 }
 
@@ -56,7 +57,13 @@ pub fn client(endpoint: &str) -> aws_sdk_lambda::Client {
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .endpoint_url(endpoint)
         .region(Region::new("us-east-1"))
-        .credentials_provider(Credentials::new("slsml-local", "slsml-local-secret", None, None, "tests"))
+        .credentials_provider(Credentials::new(
+            "slsml-local",
+            "slsml-local-secret",
+            None,
+            None,
+            "tests",
+        ))
         // A retried request would hide a lost one.
         .retry_config(aws_config::retry::RetryConfig::disabled())
         .build();
@@ -152,10 +159,16 @@ async fn send(
     models: &BTreeMap<String, String>,
 ) -> Outcome {
     let payload = Blob::new(case.request.to_string());
-    let answer = client.invoke().function_name(function).qualifier(alias).payload(payload).send().await;
+    let answer =
+        client.invoke().function_name(function).qualifier(alias).payload(payload).send().await;
     let answer = match answer {
         Ok(answer) => answer,
-        Err(error) => return Outcome::Lost(format!("{}", aws_sdk_lambda::error::DisplayErrorContext(&error))),
+        Err(error) => {
+            return Outcome::Lost(format!(
+                "{}",
+                aws_sdk_lambda::error::DisplayErrorContext(&error)
+            ));
+        }
     };
     let version = answer.executed_version().unwrap_or_default().to_owned();
     let body = answer.payload().map(|blob| blob.as_ref().to_vec()).unwrap_or_default();
@@ -164,6 +177,9 @@ async fn send(
     match answer.function_error() {
         None if case.is_answered_by(model, &value) => Outcome::Right(version),
         Some(_) if case.fails_on(model) => Outcome::Failed(version),
-        _ => Outcome::Wrong(version.clone(), format!("version {version} answered {} with {value}", case.request["id"])),
+        _ => Outcome::Wrong(
+            version.clone(),
+            format!("version {version} answered {} with {value}", case.request["id"]),
+        ),
     }
 }

@@ -12,7 +12,11 @@ use crate::place::Place;
 use crate::printer::Printer;
 use crate::settings::Settings;
 
-pub(crate) async fn run(settings: &Settings, args: DeployLambda, printer: &Printer) -> Result<Exit, Failure> {
+pub(crate) async fn run(
+    settings: &Settings,
+    args: DeployLambda,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
     let folder = settings.artifact(args.artifact)?;
     let artifact = Artifact::read(&folder)?;
     let zip = artifact.lambda_zip(&folder)?;
@@ -40,8 +44,14 @@ pub(crate) async fn run(settings: &Settings, args: DeployLambda, printer: &Print
     };
     let metrics = VersionMetrics::new(&place.clients, &spec.name, &alias, place.metrics_period());
     let release = Release { candidate: ensured.version.clone(), strategy };
-    let ended = drive(&release, &target, &metrics, &SystemClock, |event| show(&event, printer)).await?;
-    let done = Done { function: &spec.name, alias: &alias, version: &ensured.version, changed: ensured.changed };
+    let ended =
+        drive(&release, &target, &metrics, &SystemClock, |event| show(&event, printer)).await?;
+    let done = Done {
+        function: &spec.name,
+        alias: &alias,
+        version: &ensured.version,
+        changed: ensured.changed,
+    };
     done.tell(&ended, printer)
 }
 
@@ -110,12 +120,16 @@ impl Done<'_> {
             "release": ended,
         });
         printer.result(&value, || match ended {
-            Ended::Unchanged => format!("Nothing to do: {alias} of {function} is at version {version}."),
+            Ended::Unchanged => {
+                format!("Nothing to do: {alias} of {function} is at version {version}.")
+            }
             Ended::Promoted => format!(
                 "Released: {alias} of {function} is at version {version}.\n\n\
                  Next: slsml invoke --alias {alias} --function {function} --body request.json"
             ),
-            Ended::RolledBack(reason) => format!("Rolled back version {version}: {}", explain(reason)),
+            Ended::RolledBack(reason) => {
+                format!("Rolled back version {version}: {}", explain(reason))
+            }
         })?;
         Ok(match ended {
             Ended::Unchanged | Ended::Promoted => Exit::Done,
@@ -126,7 +140,8 @@ impl Done<'_> {
 }
 
 fn explain(reason: &Reason) -> String {
-    let (Reason::CheckFailed { check, evidence } | Reason::Inconclusive { check, evidence }) = reason;
+    let (Reason::CheckFailed { check, evidence } | Reason::Inconclusive { check, evidence }) =
+        reason;
     let slsml_release::Limit::ErrorRate(limit) = check.limit;
     let seen = evidence.candidate;
     match reason {

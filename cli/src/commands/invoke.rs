@@ -11,11 +11,16 @@ use crate::place::Place;
 use crate::printer::Printer;
 use crate::settings::Settings;
 
-pub(crate) async fn run(settings: &Settings, args: Invoke, printer: &Printer) -> Result<Exit, Failure> {
+pub(crate) async fn run(
+    settings: &Settings,
+    args: Invoke,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
     let body = read(&args.body)?;
     if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&body) {
-        return Err(Failure::usage(format!("{} is not JSON: {error}", args.body.display()))
-            .help("give an infer request: {\"inputs\": [{\"name\", \"shape\", \"datatype\", \"data\"}]}"));
+        return Err(Failure::usage(format!("{} is not JSON: {error}", args.body.display())).help(
+            "give an infer request: {\"inputs\": [{\"name\", \"shape\", \"datatype\", \"data\"}]}",
+        ));
     }
     let function = function(settings, args.place.function.clone())?;
     let alias = settings.alias(args.alias);
@@ -28,12 +33,18 @@ pub(crate) async fn run(settings: &Settings, args: Invoke, printer: &Printer) ->
     }
     let version = answer.version.as_deref().unwrap_or("an unknown version");
     if answer.failed {
-        let reason = payload.get("errorMessage").and_then(Value::as_str).unwrap_or("no reason given");
-        return Err(Failure::new(Exit::Cloud, format!("version {version} of {function} failed: {reason}"))
-            .help("add --log to see the function's log"));
+        let reason =
+            payload.get("errorMessage").and_then(Value::as_str).unwrap_or("no reason given");
+        return Err(Failure::new(
+            Exit::Cloud,
+            format!("version {version} of {function} failed: {reason}"),
+        )
+        .help("add --log to see the function's log"));
     }
     if let Some(error) = payload.get("error").and_then(Value::as_str) {
-        return Err(Failure::usage(format!("version {version} of {function} refused the request: {error}")));
+        return Err(Failure::usage(format!(
+            "version {version} of {function} refused the request: {error}"
+        )));
     }
     let value = json!({ "function": function, "alias": alias, "version": answer.version, "answer": payload, "log": answer.log });
     let text = serde_json::to_string_pretty(&payload)?;
@@ -58,8 +69,10 @@ pub(crate) fn function(settings: &Settings, flag: Option<String>) -> Result<Stri
     if let Some(function) = settings.function(flag) {
         return Ok(function);
     }
-    let artifact = settings.artifact(None).and_then(|folder| Ok(slsml_package::Artifact::read(&folder)?));
+    let artifact =
+        settings.artifact(None).and_then(|folder| Ok(slsml_package::Artifact::read(&folder)?));
     artifact.map(|artifact| artifact.name).map_err(|_| {
-        Failure::usage("no function is named").help("pass --function NAME, or name under [model] in slsml.toml")
+        Failure::usage("no function is named")
+            .help("pass --function NAME, or name under [model] in slsml.toml")
     })
 }

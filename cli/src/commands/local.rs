@@ -88,11 +88,14 @@ fn describe(home: &Home, running: &Running) -> serde_json::Value {
 fn detach(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
     let home = local_home(args.at.dir)?;
     if let Some(running) = home.running()? {
-        return Err(slsml_local::HomeError::Taken { dir: home.dir().to_owned(), at: Some(running) }.into());
+        return Err(slsml_local::HomeError::Taken {
+            dir: home.dir().to_owned(),
+            at: Some(running),
+        }
+        .into());
     }
-    std::fs::create_dir_all(home.dir()).map_err(|error| {
-        Failure::usage(format!("cannot use {}: {error}", home.dir().display()))
-    })?;
+    std::fs::create_dir_all(home.dir())
+        .map_err(|error| Failure::usage(format!("cannot use {}: {error}", home.dir().display())))?;
     let log = std::fs::File::create(home.log_file())?;
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command
@@ -133,29 +136,37 @@ fn detach(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
 fn from_log(home: &Home) -> Failure {
     let text = std::fs::read_to_string(home.log_file()).unwrap_or_default();
     let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let field = |name: &str| value.pointer(&format!("/error/{name}")).and_then(|field| field.as_str());
+    let field =
+        |name: &str| value.pointer(&format!("/error/{name}")).and_then(|field| field.as_str());
     let exit = match value.pointer("/error/exit_code").and_then(serde_json::Value::as_u64) {
         Some(2) => Exit::Usage,
         Some(4) => Exit::Cloud,
         _ => Exit::Internal,
     };
-    let message = field("message").map_or_else(|| format!("the local Lambda did not start: {text}"), str::to_owned);
+    let message = field("message")
+        .map_or_else(|| format!("the local Lambda did not start: {text}"), str::to_owned);
     Failure { exit, message, help: field("help").map(str::to_owned) }
 }
 
 fn down(home: &Home, printer: &Printer) -> Result<Exit, Failure> {
     let Some(running) = home.running()? else {
-        return printer.result(&json!({ "running": false }), || "No local Lambda was running.".into());
+        return printer
+            .result(&json!({ "running": false }), || "No local Lambda was running.".into());
     };
     let pid = i32::try_from(running.pid).ok().and_then(rustix::process::Pid::from_raw);
-    let pid = pid.ok_or_else(|| Failure::new(Exit::Internal, "the local Lambda's process is unknown"))?;
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM)
-        .map_err(|error| Failure::new(Exit::Internal, format!("cannot stop process {}: {error}", running.pid)))?;
+    let pid =
+        pid.ok_or_else(|| Failure::new(Exit::Internal, "the local Lambda's process is unknown"))?;
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).map_err(|error| {
+        Failure::new(Exit::Internal, format!("cannot stop process {}: {error}", running.pid))
+    })?;
     let began = Instant::now();
     while home.running()?.is_some() {
         if began.elapsed() > PATIENCE {
-            return Err(Failure::new(Exit::Internal, format!("process {} does not stop", running.pid))
-                .help(format!("kill -9 {}; the next slsml local up recovers", running.pid)));
+            return Err(Failure::new(
+                Exit::Internal,
+                format!("process {} does not stop", running.pid),
+            )
+            .help(format!("kill -9 {}; the next slsml local up recovers", running.pid)));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -8,7 +8,11 @@ use crate::failure::{Exit, Failure, catching};
 use crate::printer::Printer;
 use crate::settings::Settings;
 
-pub(crate) fn run(settings: &Settings, args: args::Package, printer: &Printer) -> Result<Exit, Failure> {
+pub(crate) fn run(
+    settings: &Settings,
+    args: args::Package,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
     let plan = settings.package(args)?;
     let runtime = Runtime::read(&plan.runtime)?;
     let step = printer.step(&format!("Packaging {}", plan.model.display()));

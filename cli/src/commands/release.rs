@@ -12,7 +12,11 @@ use crate::place::Place;
 use crate::printer::Printer;
 use crate::settings::Settings;
 
-pub(crate) async fn run(settings: &Settings, args: Release, printer: &Printer) -> Result<Exit, Failure> {
+pub(crate) async fn run(
+    settings: &Settings,
+    args: Release,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
     let (ReleaseTarget { place, alias }, promote) = match args {
         Release::Promote(target) => (target, true),
         Release::Abort(target) => (target, false),
@@ -26,7 +30,8 @@ pub(crate) async fn run(settings: &Settings, args: Release, printer: &Printer) -
         return Err(slsml_lambda::LambdaError::NoAlias { function, alias }.into());
     };
     let Some((candidate, _)) = split.candidate else {
-        let value = json!({ "function": function, "alias": alias, "changed": false, "split": split });
+        let value =
+            json!({ "function": function, "alias": alias, "changed": false, "split": split });
         return printer.result(&value, || {
             format!("Nothing to do: no release of {alias} of {function} is under way, version {} has all traffic.", split.stable)
         });

@@ -9,7 +9,11 @@ use crate::place::Place;
 use crate::printer::Printer;
 use crate::settings::Settings;
 
-pub(crate) async fn run(settings: &Settings, args: args::Status, printer: &Printer) -> Result<Exit, Failure> {
+pub(crate) async fn run(
+    settings: &Settings,
+    args: args::Status,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
     let function = function(settings, args.place.function.clone())?;
     let place = Place::connect(&args.place, settings).await?;
     let status = slsml_lambda::status(&place.clients, &function).await?;
@@ -19,7 +23,11 @@ pub(crate) async fn run(settings: &Settings, args: args::Status, printer: &Print
 fn text(status: &FunctionStatus) -> String {
     let mut text = format!(
         "{}: {}, last update {}, {} MB, {} s",
-        status.function, status.state, status.last_update_status, status.memory_mb, status.timeout_s
+        status.function,
+        status.state,
+        status.last_update_status,
+        status.memory_mb,
+        status.timeout_s
     );
     if let Some(reserved) = status.reserved_concurrency {
         text.push_str(&format!(", {reserved} requests at once"));

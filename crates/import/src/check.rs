@@ -33,7 +33,8 @@ fn stays_inside(path: &Path, folder: &Path, tensor: &TensorProto) -> Result<(), 
         tensor: tensor.name.clone(),
         location: entry.value.clone(),
     };
-    let plain = location.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let plain =
+        location.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !plain {
         return Err(refused());
     }

@@ -28,8 +28,9 @@ pub(crate) fn to_typed(path: &Path, onnx: &ModelProto) -> Result<TypedModel, Imp
         parsed.model.into_typed()?.into_decluttered()
     };
     let guarded = |ignore| {
-        catch_unwind(AssertUnwindSafe(|| convert(ignore)))
-            .unwrap_or_else(|_| Err(tract_onnx::tract_core::internal::format_err!("tract panicked")))
+        catch_unwind(AssertUnwindSafe(|| convert(ignore))).unwrap_or_else(|_| {
+            Err(tract_onnx::tract_core::internal::format_err!("tract panicked"))
+        })
     };
     // Stated intermediate shapes usually help the analysis and sometimes are wrong.
     guarded(false).or_else(|_| guarded(true)).map_err(|error| refusal(path, onnx, &error))
@@ -39,7 +40,11 @@ fn refusal(path: &Path, onnx: &ModelProto, error: &TractError) -> ImportError {
     let open = open_dims(onnx);
     let cause = chain(error);
     if open.is_empty() {
-        return ImportError::Analysis { path: path.to_owned(), opset: check::opset(onnx, ""), cause };
+        return ImportError::Analysis {
+            path: path.to_owned(),
+            opset: check::opset(onnx, ""),
+            cause,
+        };
     }
     let mut flags: Vec<String> = open.iter().map(|dim| dim.flag.clone()).collect();
     flags.dedup();
@@ -111,11 +116,12 @@ pub(crate) fn signature(
     typed: &TypedModel,
 ) -> Result<Signature, ImportError> {
     let spec = |name: &str, fact: &TypedFact| -> Result<TensorSpec, ImportError> {
-        let datatype = Datatype::from_tract(fact.datum_type).ok_or_else(|| ImportError::Datatype {
-            path: path.to_owned(),
-            name: name.into(),
-            datatype: format!("{:?}", fact.datum_type),
-        })?;
+        let datatype =
+            Datatype::from_tract(fact.datum_type).ok_or_else(|| ImportError::Datatype {
+                path: path.to_owned(),
+                name: name.into(),
+                datatype: format!("{:?}", fact.datum_type),
+            })?;
         let dim = |dim: &TDim| match dim.to_usize() {
             Ok(length) => Dim::Fixed(length),
             Err(_) => Dim::Named(dim.to_string()),

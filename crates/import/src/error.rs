@@ -21,7 +21,9 @@ pub enum ImportError {
     ExternalData { path: PathBuf, tensor: String, location: String },
     #[error("{path} keeps the tensor `{tensor}` in `{location}`, which is not there")]
     ExternalDataMissing { path: PathBuf, tensor: String, location: String },
-    #[error("tract has no operator `{operator}` ({domain}, opset {opset}), used by node `{node}` of {path}{more}")]
+    #[error(
+        "tract has no operator `{operator}` ({domain}, opset {opset}), used by node `{node}` of {path}{more}"
+    )]
     Operator {
         path: PathBuf,
         node: String,

@@ -39,8 +39,8 @@ pub fn import(path: &Path, shapes: &Shapes) -> Result<Packaged, ImportError> {
     shapes.apply(path, &mut onnx)?;
     let typed = convert::to_typed(path, &onnx)?;
     let signature = convert::signature(path, &onnx, &typed)?;
-    let graph = slsml_model::graph::write(&typed)
-        .map_err(|cause| ImportError::unstorable(path, &cause))?;
+    let graph =
+        slsml_model::graph::write(&typed).map_err(|cause| ImportError::unstorable(path, &cause))?;
     let header = Header {
         slsml_version: env!("CARGO_PKG_VERSION").into(),
         source_sha256: hex(&Sha256::digest(&source)),

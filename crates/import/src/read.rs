@@ -26,10 +26,9 @@ pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<ModelProto, ImportErro
             path: path.to_owned(),
             cause: "it holds no graph with outputs".into(),
         }),
-        Err(cause) if begins_like_onnx(bytes) => Err(ImportError::Truncated {
-            path: path.to_owned(),
-            cause: cause.to_string(),
-        }),
+        Err(cause) if begins_like_onnx(bytes) => {
+            Err(ImportError::Truncated { path: path.to_owned(), cause: cause.to_string() })
+        }
         _ => Err(ImportError::NotOnnx { path: path.to_owned() }),
     }
 }

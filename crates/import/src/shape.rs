@@ -91,7 +91,8 @@ impl Shapes {
         for wanted in &self.dims {
             let mut known = Vec::new();
             let mut found = false;
-            for dim in graph.input.iter_mut().filter_map(shape_mut).flat_map(|shape| &mut shape.dim) {
+            for dim in graph.input.iter_mut().filter_map(shape_mut).flat_map(|shape| &mut shape.dim)
+            {
                 match &dim.value {
                     Some(Value::DimParam(name)) if *name == wanted.name => {
                         dim.value = Some(Value::DimValue(wanted.length as i64));
@@ -174,7 +175,8 @@ mod tests {
 
     #[test]
     fn malformed_shapes_say_what_is_wrong() {
-        for text in ["images", "images=", "=1x2", "images=1x0", "images=1xx2", "images=-1", "i=axb"] {
+        for text in ["images", "images=", "=1x2", "images=1x0", "images=1xx2", "images=-1", "i=axb"]
+        {
             assert!(text.parse::<ShapeOverride>().is_err(), "{text}");
         }
         assert_eq!("b=0".parse::<DimOverride>().unwrap_err(), "`0` is not a length of 1 or more");

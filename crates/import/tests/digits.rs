@@ -1,5 +1,5 @@
 //! The example's models through import, package and run, against ONNX Runtime's answers.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,8 @@ fn image(request: &serde_json::Value) -> Tensor {
 #[test]
 fn every_version_answers_as_onnx_runtime_does() {
     for version in ["v1", "v2", "v3"] {
-        let model = import(&example(&format!("models/{version}.onnx")), &Shapes::default()).unwrap().model;
+        let model =
+            import(&example(&format!("models/{version}.onnx")), &Shapes::default()).unwrap().model;
         for request in requests() {
             let expected = &request["expected"][version];
             let answer = model.run(vec![image(&request)]);
@@ -35,7 +36,9 @@ fn every_version_answers_as_onnx_runtime_does() {
             let answer = answer.unwrap();
             assert_eq!(answer[1].data(), &Data::Int64(vec![expected["class"].as_i64().unwrap()]));
             let Data::Fp32(probabilities) = answer[0].data() else { panic!("{:?}", answer[0]) };
-            for (got, expected) in probabilities.iter().zip(expected["probabilities"].as_array().unwrap()) {
+            for (got, expected) in
+                probabilities.iter().zip(expected["probabilities"].as_array().unwrap())
+            {
                 assert!((f64::from(*got) - expected.as_f64().unwrap()).abs() < 1e-5);
             }
         }

@@ -1,7 +1,7 @@
 //! Writing an infer answer.
 
-use serde::ser::{SerializeSeq, Serializer};
 use serde::Serialize;
+use serde::ser::{SerializeSeq, Serializer};
 use slsml_model::{Data, Signature, Tensor};
 
 use crate::ProtocolError;

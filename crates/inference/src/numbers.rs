@@ -17,7 +17,11 @@ pub(crate) fn read(
     shape: &[usize],
     expected: usize,
 ) -> Result<Data, ProtocolError> {
-    fn all<T: Element>(raw: &RawValue, shape: &[usize], expected: usize) -> Result<Vec<T>, ProtocolError> {
+    fn all<T: Element>(
+        raw: &RawValue,
+        shape: &[usize],
+        expected: usize,
+    ) -> Result<Vec<T>, ProtocolError> {
         // Two bytes are the least an element takes, so a lying shape reserves nothing large.
         let mut elements = Vec::with_capacity(expected.min(raw.get().len() / 2 + 1));
         let mut json = serde_json::Deserializer::from_str(raw.get());
@@ -190,7 +194,10 @@ impl<'de, T: Element> DeserializeSeed<'de> for Item<'_, T> {
     }
 }
 
-fn fitting<T: Element, E: Error>(value: Option<T>, given: impl fmt::Display) -> Result<Option<T>, E> {
+fn fitting<T: Element, E: Error>(
+    value: Option<T>,
+    given: impl fmt::Display,
+) -> Result<Option<T>, E> {
     match value {
         Some(value) => Ok(Some(value)),
         None => Err(E::custom(format!("{given} is not a {}", T::NAME))),

@@ -47,7 +47,11 @@ fn bad(message: impl Into<String>) -> ProtocolError {
 
 impl InferRequest {
     /// The request in `body`, if it fits `signature` and `limits`.
-    pub fn parse(body: &[u8], signature: &Signature, limits: &Limits) -> Result<Self, ProtocolError> {
+    pub fn parse(
+        body: &[u8],
+        signature: &Signature,
+        limits: &Limits,
+    ) -> Result<Self, ProtocolError> {
         if body.len() > limits.body_bytes {
             let (size, limit) = (body.len(), limits.body_bytes);
             return Err(ProtocolError::TooLarge(format!(
@@ -97,7 +101,11 @@ fn bind(
     let mut tensors = Vec::with_capacity(signature.inputs.len());
     for spec in &signature.inputs {
         let at = given.iter().position(|input| input.name == spec.name).ok_or_else(|| {
-            bad(format!("input `{}` is missing; the model takes {}", spec.name, names(&signature.inputs)))
+            bad(format!(
+                "input `{}` is missing; the model takes {}",
+                spec.name,
+                names(&signature.inputs)
+            ))
         })?;
         let input = given.swap_remove(at);
         let shape = check_shape(&input, spec, &mut named)?;
@@ -121,7 +129,10 @@ fn check_shape<'s>(
     named: &mut HashMap<&'s str, usize>,
 ) -> Result<Vec<usize>, ProtocolError> {
     let unfit = |why: String| {
-        bad(format!("input `{}` has shape {:?}, the model takes {spec}{why}", input.name, input.shape))
+        bad(format!(
+            "input `{}` has shape {:?}, the model takes {spec}{why}",
+            input.name, input.shape
+        ))
     };
     if input.shape.len() != spec.shape.len() {
         return Err(unfit(String::new()));
@@ -152,25 +163,35 @@ fn read_tensor(
     limits: &Limits,
 ) -> Result<Tensor, ProtocolError> {
     let name = &input.name;
-    let datatype = datatype(&input.datatype)
-        .ok_or_else(|| bad(format!("input `{name}` has the unknown datatype `{}`", input.datatype)))?;
+    let datatype = datatype(&input.datatype).ok_or_else(|| {
+        bad(format!("input `{name}` has the unknown datatype `{}`", input.datatype))
+    })?;
     if datatype != spec.datatype {
-        return Err(bad(format!("input `{name}` has datatype {datatype}, the model takes {}", spec.datatype)));
+        return Err(bad(format!(
+            "input `{name}` has datatype {datatype}, the model takes {}",
+            spec.datatype
+        )));
     }
     let volume = shape.iter().try_fold(1usize, |all, dim| all.checked_mul(*dim));
     let volume = volume.filter(|volume| *volume <= limits.elements).ok_or_else(|| {
         let limit = limits.elements;
-        bad(format!("input `{name}` of shape {shape:?} has more elements than the limit of {limit}"))
+        bad(format!(
+            "input `{name}` of shape {shape:?} has more elements than the limit of {limit}"
+        ))
     })?;
     let raw = input.data.ok_or_else(|| bad(format!("input `{name}` has no data")))?;
     let data = numbers::read(raw, datatype, &shape, volume)
         .map_err(|error| bad(format!("the data of input `{name}`: {error}")))?;
     let found = data.len();
     Tensor::new(shape, data).map_err(|_| {
-        bad(format!("input `{name}` has {found} elements, its shape {:?} asks for {volume}", input.shape))
+        bad(format!(
+            "input `{name}` has {found} elements, its shape {:?} asks for {volume}",
+            input.shape
+        ))
     })
 }
 
 fn datatype(name: &str) -> Option<Datatype> {
-    Datatype::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(name)).ok()
+    Datatype::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(name))
+        .ok()
 }

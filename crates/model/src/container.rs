@@ -69,8 +69,9 @@ impl<'a> Container<'a> {
             return Err(ContainerError::NotPackaged);
         }
         let found = bytes.len() as u64;
-        let head: &[u8; HEAD] =
-            bytes.first_chunk().ok_or(ContainerError::Truncated { expected: HEAD as u64, found })?;
+        let head: &[u8; HEAD] = bytes
+            .first_chunk()
+            .ok_or(ContainerError::Truncated { expected: HEAD as u64, found })?;
         let version = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
         if version != FORMAT_VERSION {
             return Err(ContainerError::Version { found: version });
@@ -139,10 +140,8 @@ mod tests {
         let bytes = packaged();
         for length in 0..bytes.len() {
             let error = Container::parse(&bytes[..length]).unwrap_err();
-            let expected = matches!(
-                error,
-                ContainerError::NotPackaged | ContainerError::Truncated { .. }
-            );
+            let expected =
+                matches!(error, ContainerError::NotPackaged | ContainerError::Truncated { .. });
             assert!(expected, "{length}: {error}");
         }
     }

@@ -82,7 +82,9 @@ pub enum ArtifactError {
     Malformed { path: PathBuf, source: serde_json::Error },
     #[error("{path} has schema {found}, this slsml reads schema {SCHEMA}")]
     Schema { path: PathBuf, found: u64 },
-    #[error("{path} is not the file its artifact.json describes (SHA-256 {found}, recorded {recorded})")]
+    #[error(
+        "{path} is not the file its artifact.json describes (SHA-256 {found}, recorded {recorded})"
+    )]
     Digest { path: PathBuf, found: String, recorded: String },
 }
 

@@ -50,7 +50,8 @@ impl Runtime {
     pub fn read(path: &Path) -> Result<Runtime, RuntimeError> {
         let bytes = std::fs::read(path)
             .map_err(|source| RuntimeError::Missing { path: path.to_owned(), source })?;
-        let arch = elf_arch(&bytes).ok_or_else(|| RuntimeError::NotElf { path: path.to_owned() })?;
+        let arch =
+            elf_arch(&bytes).ok_or_else(|| RuntimeError::NotElf { path: path.to_owned() })?;
         Ok(Runtime { bytes, arch })
     }
 }

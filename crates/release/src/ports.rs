@@ -52,7 +52,12 @@ pub trait Target {
 #[allow(async_fn_in_trait)]
 pub trait Metrics {
     /// The counts of one revision between two points in time.
-    async fn counts(&self, revision: &Revision, from: Duration, to: Duration) -> Result<Counts, PortError>;
+    async fn counts(
+        &self,
+        revision: &Revision,
+        from: Duration,
+        to: Duration,
+    ) -> Result<Counts, PortError>;
 }
 
 /// Time. Tests use [`crate::virtual_clock::VirtualClock`] and never wait.

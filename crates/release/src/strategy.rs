@@ -85,7 +85,11 @@ impl Strategy {
     }
 
     /// Steps of weight and bake, each watched by the checks.
-    pub fn canary(steps: Vec<Step>, checks: Vec<Check>, hold: Duration) -> Result<Strategy, StrategyError> {
+    pub fn canary(
+        steps: Vec<Step>,
+        checks: Vec<Check>,
+        hold: Duration,
+    ) -> Result<Strategy, StrategyError> {
         let strategy = Strategy { steps, checks, on_inconclusive: OnInconclusive::Hold, hold };
         strategy.validate()?;
         Ok(strategy)

@@ -1,5 +1,5 @@
 //! `decide` as a table: strategy, state, evidence and time in, action out.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::Duration;
 
@@ -92,7 +92,11 @@ fn a_canary_goes_step_by_step() {
         ("between two steps' weights", 20.0, seen(100, 0), end, shift(1, 50.0)),
     ];
     for (what, percent, evidence, now, expected) in table {
-        assert_eq!(decide(&canary(&[10.0, 50.0]), &at(percent), &evidence, now), expected, "{what}");
+        assert_eq!(
+            decide(&canary(&[10.0, 50.0]), &at(percent), &evidence, now),
+            expected,
+            "{what}"
+        );
     }
 }
 
@@ -100,7 +104,10 @@ fn a_canary_goes_step_by_step() {
 fn inconclusive_aborts_at_once_where_that_is_asked_for() {
     let strategy = Strategy { on_inconclusive: OnInconclusive::Abort, ..canary(&[10.0]) };
     let action = decide(&strategy, &at(10.0), &seen(3, 0), BEGAN + BAKE);
-    assert!(matches!(action, Action::RollBack { reason: Reason::Inconclusive { .. }, .. }), "{action:?}");
+    assert!(
+        matches!(action, Action::RollBack { reason: Reason::Inconclusive { .. }, .. }),
+        "{action:?}"
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Whole releases in virtual time, against a target and metrics in memory.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use slsml_release::ports::{Clock, Metrics, Observed, PortError, Target, Token};
 use slsml_release::virtual_clock::VirtualClock;
 use slsml_release::{
-    Check, Counts, DriveError, Ended, Event, Limit, Reason, Release, Revision, Split, Step, Strategy,
-    Weight, drive,
+    Check, Counts, DriveError, Ended, Event, Limit, Reason, Release, Revision, Split, Step,
+    Strategy, Weight, drive,
 };
 
 /// An alias in memory. Somebody else moves it before the nth look, if asked to.
@@ -23,7 +23,10 @@ struct Alias {
 
 impl Alias {
     fn serving(version: &str) -> Alias {
-        Alias { split: RefCell::new(Some(Split::all_to(Revision(version.into())))), ..Alias::default() }
+        Alias {
+            split: RefCell::new(Some(Split::all_to(Revision(version.into())))),
+            ..Alias::default()
+        }
     }
 
     fn see(&self) -> Observed {
@@ -62,7 +65,12 @@ struct Traffic<'a> {
 }
 
 impl Metrics for Traffic<'_> {
-    async fn counts(&self, revision: &Revision, from: Duration, to: Duration) -> Result<Counts, PortError> {
+    async fn counts(
+        &self,
+        revision: &Revision,
+        from: Duration,
+        to: Duration,
+    ) -> Result<Counts, PortError> {
         assert!(to <= self.clock.now());
         let requests = (to - from).as_secs() * self.per_second;
         let failing = if revision.0 == "2" { self.failing } else { 0.0 };
@@ -71,10 +79,12 @@ impl Metrics for Traffic<'_> {
 }
 
 fn canary() -> Release {
-    let step = |percent| Step { weight: Weight::percent(percent).unwrap(), bake: Duration::from_secs(60) };
+    let step =
+        |percent| Step { weight: Weight::percent(percent).unwrap(), bake: Duration::from_secs(60) };
     let check = Check { limit: Limit::ErrorRate(0.02), min_requests: 100 };
     let strategy =
-        Strategy::canary(vec![step(10.0), step(50.0)], vec![check], Duration::from_secs(600)).unwrap();
+        Strategy::canary(vec![step(10.0), step(50.0)], vec![check], Duration::from_secs(600))
+            .unwrap();
     Release { candidate: Revision("2".into()), strategy }
 }
 
@@ -170,6 +180,10 @@ fn a_foreign_move_at_any_look_stops_the_release_and_stays() {
         let alias = Alias { foreign_before_look: Some(look), ..Alias::serving("1") };
         let run = run(&canary(), &alias, 10, 0.0);
         assert!(matches!(run.ended, Err(DriveError::Moved(_))), "look {look}: {:?}", run.ended);
-        assert_eq!(alias.see().split, Some(Split::all_to(Revision("foreign".into()))), "look {look}");
+        assert_eq!(
+            alias.see().split,
+            Some(Split::all_to(Revision("foreign".into()))),
+            "look {look}"
+        );
     }
 }

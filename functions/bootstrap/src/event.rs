@@ -33,12 +33,10 @@ pub(crate) async fn answer(
     let started = Instant::now();
     let request_id = event.context.request_id.clone();
     let payload = event.payload.get();
-    let wrapped = serde_json::from_str::<Shape>(payload).is_ok_and(|shape| shape.request_context.is_some());
-    let (answer, reply) = if wrapped {
-        http(service, event).await?
-    } else {
-        bare(service, payload)
-    };
+    let wrapped =
+        serde_json::from_str::<Shape>(payload).is_ok_and(|shape| shape.request_context.is_some());
+    let (answer, reply) =
+        if wrapped { http(service, event).await? } else { bare(service, payload) };
     Outcome {
         request_id: &request_id,
         status: answer.status,
@@ -62,10 +60,8 @@ fn bare(service: &Service, payload: &str) -> (Answer, Reply) {
             (Answer { status: 200, body }, reply)
         }
         Err(error @ ProtocolError::Failed(_)) => {
-            let diagnostic = Diagnostic {
-                error_type: "ModelFailed".into(),
-                error_message: error.to_string(),
-            };
+            let diagnostic =
+                Diagnostic { error_type: "ModelFailed".into(), error_message: error.to_string() };
             (error.into(), Err(diagnostic))
         }
         Err(error) => {
@@ -89,23 +85,22 @@ async fn http(
     service: &Service,
     event: LambdaEvent<Box<RawValue>>,
 ) -> Result<(Answer, Reply), Diagnostic> {
-    let payload: LambdaRequest =
-        serde_json::from_str(event.payload.get()).map_err(|error| Diagnostic {
-            error_type: "UnknownEvent".into(),
-            error_message: error.to_string(),
-        })?;
+    let payload: LambdaRequest = serde_json::from_str(event.payload.get()).map_err(|error| {
+        Diagnostic { error_type: "UnknownEvent".into(), error_message: error.to_string() }
+    })?;
     let mut answered = None;
-    let handler = service_fn(|request: Request| {
-        let answer = route(service, &request);
-        answered = Some(answer.clone());
-        async move { Ok::<_, Infallible>(response(answer)) }
-    });
-    let mut adapter = Adapter::from(handler);
-    let reply = match adapter.call(LambdaEvent { payload, context: event.context }).await {
-        Ok(response) => to_raw_value(&response).map_err(|error| internal(&error.to_string())),
-        Err(never) => match never {},
+    let reply = {
+        let handler = service_fn(|request: Request| {
+            let answer = route(service, &request);
+            answered = Some(answer.clone());
+            async move { Ok::<_, Infallible>(response(answer)) }
+        });
+        let event = LambdaEvent { payload, context: event.context };
+        match Adapter::from(handler).call(event).await {
+            Ok(response) => to_raw_value(&response).map_err(|error| internal(&error.to_string())),
+            Err(never) => match never {},
+        }
     };
-    drop(adapter);
     let answer = answered.ok_or_else(|| internal("the request was not answered"))?;
     Ok((answer, reply))
 }
@@ -113,8 +108,8 @@ async fn http(
 fn response(answer: Answer) -> Response<String> {
     let body = String::from_utf8_lossy(&answer.body).into_owned();
     let mut response = Response::new(body);
-    *response.status_mut() =
-        http::StatusCode::from_u16(answer.status).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = http::StatusCode::from_u16(answer.status)
+        .unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     response
         .headers_mut()
         .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
@@ -152,10 +147,8 @@ fn error_text(body: &[u8]) -> String {
     struct Body {
         error: String,
     }
-    serde_json::from_slice(body).map_or_else(
-        |_| String::from_utf8_lossy(body).into_owned(),
-        |body: Body| body.error,
-    )
+    serde_json::from_slice(body)
+        .map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |body: Body| body.error)
 }
 
 #[cfg(test)]

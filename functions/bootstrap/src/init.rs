@@ -36,7 +36,8 @@ pub(crate) fn function_version() -> String {
 
 /// The folder with the manifest: the function's own, or a layer.
 fn home() -> Result<PathBuf, Error> {
-    let task = std::env::var_os("LAMBDA_TASK_ROOT").map_or_else(|| PathBuf::from("."), PathBuf::from);
+    let task =
+        std::env::var_os("LAMBDA_TASK_ROOT").map_or_else(|| PathBuf::from("."), PathBuf::from);
     let places = [task, PathBuf::from("/opt")];
     match places.iter().find(|place| place.join(MANIFEST_FILE).is_file()) {
         Some(place) => Ok(place.clone()),
@@ -50,7 +51,8 @@ fn home() -> Result<PathBuf, Error> {
 /// A first run costs nearly what a later one does, so with somebody waiting (`on-demand`) it would
 /// only delay the answer. With provisioned concurrency or a snapshot it finds failures early.
 fn warm_up(model: &Model) {
-    let waiting = std::env::var("AWS_LAMBDA_INITIALIZATION_TYPE").is_ok_and(|kind| kind == "on-demand");
+    let waiting =
+        std::env::var("AWS_LAMBDA_INITIALIZATION_TYPE").is_ok_and(|kind| kind == "on-demand");
     if waiting {
         return;
     }

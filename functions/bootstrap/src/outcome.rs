@@ -76,8 +76,14 @@ mod tests {
 
     fn line(status: u16, failed_invocation: bool) -> Value {
         let latency = Duration::from_micros(1500);
-        let outcome =
-            Outcome { request_id: "r", status, failed_invocation, latency, cold: true, error: None };
+        let outcome = Outcome {
+            request_id: "r",
+            status,
+            failed_invocation,
+            latency,
+            cold: true,
+            error: None,
+        };
         outcome.line(UNIX_EPOCH + Duration::from_secs(7))
     }
 

@@ -27,7 +27,9 @@ impl AliasTarget {
     fn moved(&self, error: LambdaError) -> LambdaError {
         match error.code() {
             Some("PreconditionFailedException" | "ResourceConflictException") => {
-                LambdaError::Moved { what: format!("the alias {} of {}", self.alias, self.function) }
+                LambdaError::Moved {
+                    what: format!("the alias {} of {}", self.alias, self.function),
+                }
             }
             _ => error,
         }
@@ -90,8 +92,11 @@ impl Target for AliasTarget {
 }
 
 fn routing(split: &Split) -> AliasRoutingConfiguration {
-    let weights = split.candidate.iter().map(|(revision, weight)| (revision.0.clone(), weight.as_fraction()));
-    AliasRoutingConfiguration::builder().set_additional_version_weights(Some(weights.collect())).build()
+    let weights =
+        split.candidate.iter().map(|(revision, weight)| (revision.0.clone(), weight.as_fraction()));
+    AliasRoutingConfiguration::builder()
+        .set_additional_version_weights(Some(weights.collect()))
+        .build()
 }
 
 fn observed(
@@ -102,7 +107,8 @@ fn observed(
     let missing = |field| LambdaError::Incomplete { call: "the alias", field };
     let stable = Revision(version.ok_or(missing("FunctionVersion"))?);
     let token = Token(revision_id.ok_or(missing("RevisionId"))?);
-    let weights = routing.and_then(|routing| routing.additional_version_weights).unwrap_or_default();
+    let weights =
+        routing.and_then(|routing| routing.additional_version_weights).unwrap_or_default();
     let candidate = match weights.into_iter().next() {
         None => None,
         Some((version, fraction)) => {

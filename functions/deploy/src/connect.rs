@@ -49,7 +49,8 @@ impl Clients {
             loader = loader.region(Region::new(region.clone()));
         }
         if let Some((key, secret)) = &connect.credentials {
-            loader = loader.credentials_provider(Credentials::new(key, secret, None, None, "slsml"));
+            loader =
+                loader.credentials_provider(Credentials::new(key, secret, None, None, "slsml"));
         }
         let config = loader.load().await;
         if config.region().is_none() {

@@ -72,18 +72,23 @@ impl LambdaError {
         Some(match self {
             Self::NoRegion => "set AWS_REGION or pass --region, or use --local".into(),
             Self::Unreachable { .. } => {
-                "check the network, the region and the credentials (aws sts get-caller-identity)".into()
+                "check the network, the region and the credentials (aws sts get-caller-identity)"
+                    .into()
             }
             Self::NoFunction { .. } => "deploy it first: slsml deploy lambda --alias live".into(),
             Self::NoAlias { alias, .. } => {
-                format!("create it with a first deployment: slsml deploy lambda --alias {alias} --strategy all-at-once")
+                format!(
+                    "create it with a first deployment: slsml deploy lambda --alias {alias} --strategy all-at-once"
+                )
             }
             Self::NoRole { .. } => {
                 "pass --role ARN or set role under [lambda] in slsml.toml; it must trust \
                  lambda.amazonaws.com and may carry AWSLambdaBasicExecutionRole"
                     .into()
             }
-            Self::NeedsBucket { .. } => "pass --bucket NAME, a bucket in the function's region".into(),
+            Self::NeedsBucket { .. } => {
+                "pass --bucket NAME, a bucket in the function's region".into()
+            }
             Self::TooLarge { .. } => "a container on Cloud Run holds larger models".into(),
             Self::Moved { .. } => "look at it with slsml status, then try again".into(),
             _ => return None,

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_lambda::types::{
-    Architecture, Environment, FunctionCode, FunctionConfiguration, LastUpdateStatus, Runtime, State,
+    Architecture, Environment, FunctionCode, FunctionConfiguration, LastUpdateStatus, Runtime,
+    State,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -77,7 +78,8 @@ pub async fn ensure(
         let bytes = artifact.lambda.unzipped_bytes;
         return Err(LambdaError::TooLarge { bytes, limit: UNZIPPED_LIMIT });
     }
-    let wanted = Wanted { clients, spec, artifact, code_sha256: lambda_digest(&artifact.lambda.sha256) };
+    let wanted =
+        Wanted { clients, spec, artifact, code_sha256: lambda_digest(&artifact.lambda.sha256) };
     let changed_concurrency;
     let mut changed = true;
     let version = match wanted.configuration(None).await? {
@@ -131,7 +133,10 @@ impl Wanted<'_> {
         Environment::builder().set_variables(Some(self.spec.environment.clone())).build()
     }
 
-    async fn configuration(&self, version: Option<&str>) -> Result<Option<FunctionConfiguration>, LambdaError> {
+    async fn configuration(
+        &self,
+        version: Option<&str>,
+    ) -> Result<Option<FunctionConfiguration>, LambdaError> {
         let call = self
             .clients
             .lambda
@@ -158,7 +163,8 @@ impl Wanted<'_> {
         let mut waited = Duration::ZERO;
         while waited < READY_LIMIT {
             let found = self.configuration(version).await?;
-            let found = found.ok_or_else(|| LambdaError::NoFunction { function: self.spec.name.clone() })?;
+            let found = found
+                .ok_or_else(|| LambdaError::NoFunction { function: self.spec.name.clone() })?;
             let failed = |reason: Option<&str>| LambdaError::Failed {
                 what: what(),
                 reason: reason.unwrap_or("Lambda gives no reason").into(),
@@ -180,17 +186,25 @@ impl Wanted<'_> {
         Err(LambdaError::NeverReady { what: what(), seconds: READY_LIMIT.as_secs() })
     }
 
-    async fn source(&self, zip: &[u8], tell: &mut impl FnMut(Progress)) -> Result<Source, LambdaError> {
+    async fn source(
+        &self,
+        zip: &[u8],
+        tell: &mut impl FnMut(Progress),
+    ) -> Result<Source, LambdaError> {
         let bucket = self.spec.bucket.as_deref();
         if bucket.is_some() {
             tell(Progress::Uploading);
         }
-        upload::upload(self.clients, bucket, &self.spec.name, &self.artifact.lambda.sha256, zip).await
+        upload::upload(self.clients, bucket, &self.spec.name, &self.artifact.lambda.sha256, zip)
+            .await
     }
 
     async fn create(&self, zip: &[u8], tell: &mut impl FnMut(Progress)) -> Result<(), LambdaError> {
         let spec = self.spec;
-        let role = spec.role.as_ref().ok_or_else(|| LambdaError::NoRole { function: spec.name.clone() })?;
+        let role = spec
+            .role
+            .as_ref()
+            .ok_or_else(|| LambdaError::NoRole { function: spec.name.clone() })?;
         let code = match self.source(zip, tell).await? {
             Source::Direct(zip) => FunctionCode::builder().zip_file(zip),
             Source::Bucket { bucket, key } => FunctionCode::builder().s3_bucket(bucket).s3_key(key),
@@ -217,7 +231,9 @@ impl Wanted<'_> {
     /// Brings code and settings of `$LATEST` to what is wanted.
     async fn update(&self, zip: &[u8], tell: &mut impl FnMut(Progress)) -> Result<(), LambdaError> {
         let found = self.ready(None).await?;
-        if found.code_sha256() != Some(&self.code_sha256) || found.architectures() != [self.architecture()] {
+        if found.code_sha256() != Some(&self.code_sha256)
+            || found.architectures() != [self.architecture()]
+        {
             self.update_code(zip, &found, tell).await?;
         }
         let found = self.ready(None).await?;
@@ -245,7 +261,9 @@ impl Wanted<'_> {
             Source::Bucket { bucket, key } => call.s3_bucket(bucket).s3_key(key),
         };
         tell(Progress::UpdatingCode);
-        call.send().await.map_err(|error| self.moved(LambdaError::of("UpdateFunctionCode", error)))?;
+        call.send()
+            .await
+            .map_err(|error| self.moved(LambdaError::of("UpdateFunctionCode", error)))?;
         Ok(())
     }
 
@@ -320,7 +338,10 @@ impl Wanted<'_> {
             .publish_version()
             .function_name(&self.spec.name)
             .code_sha256(&self.code_sha256)
-            .description(format!("slsml: model {}", &self.artifact.model.sha256[..12.min(self.artifact.model.sha256.len())]))
+            .description(format!(
+                "slsml: model {}",
+                &self.artifact.model.sha256[..12.min(self.artifact.model.sha256.len())]
+            ))
             .send()
             .await
             .map_err(|error| LambdaError::of("PublishVersion", error))?;

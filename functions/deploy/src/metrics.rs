@@ -31,7 +31,13 @@ impl VersionMetrics {
         VersionMetrics { clients: clients.clone(), function, alias, period }
     }
 
-    fn query(&self, id: &str, namespace: &str, name: &str, dimensions: Vec<(&str, &str)>) -> MetricDataQuery {
+    fn query(
+        &self,
+        id: &str,
+        namespace: &str,
+        name: &str,
+        dimensions: Vec<(&str, &str)>,
+    ) -> MetricDataQuery {
         let dimensions = dimensions
             .into_iter()
             .map(|(name, value)| Dimension::builder().name(name).value(value).build());
@@ -44,7 +50,12 @@ impl VersionMetrics {
         MetricDataQuery::builder().id(id).metric_stat(stat).build()
     }
 
-    async fn read(&self, version: &str, from: Duration, to: Duration) -> Result<Counts, LambdaError> {
+    async fn read(
+        &self,
+        version: &str,
+        from: Duration,
+        to: Duration,
+    ) -> Result<Counts, LambdaError> {
         let resource = format!("{}:{}", self.function, self.alias);
         let lambda = || {
             vec![
@@ -86,7 +97,12 @@ impl VersionMetrics {
 }
 
 impl Metrics for VersionMetrics {
-    async fn counts(&self, revision: &Revision, from: Duration, to: Duration) -> Result<Counts, PortError> {
+    async fn counts(
+        &self,
+        revision: &Revision,
+        from: Duration,
+        to: Duration,
+    ) -> Result<Counts, PortError> {
         Ok(self.read(&revision.0, from, to).await?)
     }
 }

@@ -77,7 +77,8 @@ pub async fn status(clients: &Clients, function: &str) -> Result<FunctionStatus,
 }
 
 async fn aliases(clients: &Clients, function: &str) -> Result<Vec<AliasStatus>, LambdaError> {
-    let mut pages = clients.lambda.list_aliases().function_name(function).into_paginator().items().send();
+    let mut pages =
+        clients.lambda.list_aliases().function_name(function).into_paginator().items().send();
     let mut all = Vec::new();
     while let Some(alias) = pages.next().await {
         let alias = alias.map_err(|error| LambdaError::of("ListAliases", error))?;
@@ -85,9 +86,10 @@ async fn aliases(clients: &Clients, function: &str) -> Result<Vec<AliasStatus>, 
         let target = AliasTarget::new(clients, function, &name);
         let observed = target.observe().await.map_err(|error| match error {
             PortError::Moved(what) => LambdaError::Moved { what },
-            PortError::Failed(cause) => {
-                LambdaError::Failed { what: format!("reading the alias {name}"), reason: cause.to_string() }
-            }
+            PortError::Failed(cause) => LambdaError::Failed {
+                what: format!("reading the alias {name}"),
+                reason: cause.to_string(),
+            },
         })?;
         all.extend(observed.split.map(|split| AliasStatus { name, split }));
     }
@@ -95,8 +97,13 @@ async fn aliases(clients: &Clients, function: &str) -> Result<Vec<AliasStatus>, 
 }
 
 async fn versions(clients: &Clients, function: &str) -> Result<Vec<VersionStatus>, LambdaError> {
-    let mut pages =
-        clients.lambda.list_versions_by_function().function_name(function).into_paginator().items().send();
+    let mut pages = clients
+        .lambda
+        .list_versions_by_function()
+        .function_name(function)
+        .into_paginator()
+        .items()
+        .send();
     let mut all = Vec::new();
     while let Some(version) = pages.next().await {
         let version = version.map_err(|error| LambdaError::of("ListVersionsByFunction", error))?;

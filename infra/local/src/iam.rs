@@ -52,7 +52,8 @@ fn arn(name: &str, role: &Role) -> String {
 }
 
 fn to_wire(name: &str, role: &Role) -> Value {
-    let trust: String = form_urlencoded::byte_serialize(role.assume_role_policy.as_bytes()).collect();
+    let trust: String =
+        form_urlencoded::byte_serialize(role.assume_role_policy.as_bytes()).collect();
     json!({
         "Path": role.path,
         "RoleName": name,
@@ -68,14 +69,18 @@ fn to_wire(name: &str, role: &Role) -> Value {
 pub(crate) fn iam(registry: &Registry, action: &str, request: &Value) -> AwsResult<Value> {
     let field = |name: &str| request.get(name).and_then(Value::as_str).unwrap_or_default();
     let name = field("RoleName");
-    let unknown = || AwsError::no_such_entity(format!("The role with name {name} cannot be found."));
+    let unknown =
+        || AwsError::no_such_entity(format!("The role with name {name} cannot be found."));
     match action {
         "CreateRole" => {
             let path = if field("Path").is_empty() { "/" } else { field("Path") };
             let trust = field("AssumeRolePolicyDocument");
             let word = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@-_".contains(&byte);
             if name.is_empty() || name.len() > 64 || !name.bytes().all(word) {
-                return Err(AwsError { code: "ValidationError", ..AwsError::validation("The role name is invalid.") });
+                return Err(AwsError {
+                    code: "ValidationError",
+                    ..AwsError::validation("The role name is invalid.")
+                });
             }
             if serde_json::from_str::<Value>(trust).is_err() {
                 let error = AwsError::validation("This policy contains invalid Json");
@@ -83,7 +88,9 @@ pub(crate) fn iam(registry: &Registry, action: &str, request: &Value) -> AwsResu
             }
             registry.change(|state| {
                 if state.roles.contains_key(name) {
-                    return Err(AwsError::already_exists(format!("Role with name {name} already exists.")));
+                    return Err(AwsError::already_exists(format!(
+                        "Role with name {name} already exists."
+                    )));
                 }
                 let role = role(path, trust, field("Description"));
                 let wire = to_wire(name, &role);
@@ -98,12 +105,13 @@ pub(crate) fn iam(registry: &Registry, action: &str, request: &Value) -> AwsResu
         }
         "ListRoles" => {
             let state = registry.read();
-            let roles: Vec<Value> = state.roles.iter().map(|(name, role)| to_wire(name, role)).collect();
+            let roles: Vec<Value> =
+                state.roles.iter().map(|(name, role)| to_wire(name, role)).collect();
             Ok(json!({ "Roles": roles, "IsTruncated": false }))
         }
-        "DeleteRole" => registry.change(|state| {
-            state.roles.remove(name).map(|_| json!({})).ok_or_else(unknown)
-        }),
+        "DeleteRole" => {
+            registry.change(|state| state.roles.remove(name).map(|_| json!({})).ok_or_else(unknown))
+        }
         other => Err(AwsError::not_offered(format!("IAM's {other}"))),
     }
 }

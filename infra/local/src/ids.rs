@@ -39,7 +39,9 @@ fn moment(millis: u64) -> OffsetDateTime {
 
 /// `2026-11-22T10:11:12.345+0000`, as Lambda writes times; from milliseconds since the Unix epoch.
 pub(crate) fn timestamp(millis: u64) -> String {
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]+0000");
+    let format = format_description!(
+        "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]+0000"
+    );
     moment(millis).format(&format).unwrap_or_default()
 }
 

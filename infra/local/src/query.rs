@@ -57,7 +57,10 @@ pub(crate) fn refusal(error: &AwsError, namespace: &str) -> String {
     escape(error.code, &mut xml);
     xml.push_str("</Code><Message>");
     escape(&error.message, &mut xml);
-    xml.push_str(&format!("</Message></Error><RequestId>{}</RequestId></ErrorResponse>", ids::uuid()));
+    xml.push_str(&format!(
+        "</Message></Error><RequestId>{}</RequestId></ErrorResponse>",
+        ids::uuid()
+    ));
     xml
 }
 
@@ -111,13 +114,18 @@ mod tests {
     fn numbered_members_become_a_list_in_their_order() {
         let body = b"Action=Put&D.member.10.N=j&D.member.2.N=b&D.member.2.V.member.1=7&E.F=g";
         let tree = parse(body);
-        assert_eq!(tree, json!({ "Action": "Put", "D": [{ "N": "b", "V": ["7"] }, { "N": "j" }], "E": { "F": "g" } }));
+        assert_eq!(
+            tree,
+            json!({ "Action": "Put", "D": [{ "N": "b", "V": ["7"] }, { "N": "j" }], "E": { "F": "g" } })
+        );
     }
 
     #[test]
     fn answers_are_escaped_and_nested() {
         let xml = answer("Get", "urn:x", &json!({ "A": [{ "B": "<&>" }], "Timestamps": [0] }));
-        assert!(xml.starts_with("<GetResponse xmlns=\"urn:x\"><GetResult><A><member><B>&lt;&amp;&gt;</B>"));
+        assert!(xml.starts_with(
+            "<GetResponse xmlns=\"urn:x\"><GetResult><A><member><B>&lt;&amp;&gt;</B>"
+        ));
         assert!(xml.contains("<Timestamps><member>1970-01-01T00:00:00Z</member></Timestamps>"));
     }
 }

@@ -106,8 +106,7 @@ fn open(options: &Options, address: SocketAddr) -> Result<Cloud, ServeError> {
     iam::prepare(&registry).map_err(|error| state(std::io::Error::other(error.message)))?;
     let metrics = Arc::new(Metrics::open(home).map_err(state)?);
     let store = Arc::new(Store::open(&home.join("s3")).map_err(state)?);
-    let fleet =
-        Fleet::new(home.clone(), Arc::new(registry), metrics.clone(), options.idle_after);
+    let fleet = Fleet::new(home.clone(), Arc::new(registry), metrics.clone(), options.idle_after);
     let lambda = Lambda { fleet: Arc::new(fleet), store, endpoint: format!("http://{address}") };
     Ok(Cloud { lambda, metrics, home: home.clone() })
 }
@@ -149,15 +148,18 @@ async fn accept(listener: TcpListener, cloud: Arc<Cloud>) {
         let cloud = cloud.clone();
         tokio::spawn(async move {
             let service = hyper::service::service_fn(|request| answer(cloud.clone(), request));
-            let connection =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service);
             // A client that goes away is no error of ours.
             let _ = connection.await;
         });
     }
 }
 
-async fn answer(cloud: Arc<Cloud>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    cloud: Arc<Cloud>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let service = signed_for(&request);
     let path = request.uri().path().to_owned();
     if service.as_deref() == Some("s3") {
@@ -238,7 +240,9 @@ fn decompress(parts: &Parts, body: Bytes) -> AwsResult<Bytes> {
 
 /// Whether a path is below a function URL, whose requests belong to the function as they are.
 fn is_url(path: &str) -> bool {
-    path.strip_prefix('/').and_then(|path| path.strip_prefix(urls::PATH)).is_some_and(|rest| rest.starts_with('/'))
+    path.strip_prefix('/')
+        .and_then(|path| path.strip_prefix(urls::PATH))
+        .is_some_and(|rest| rest.starts_with('/'))
 }
 
 async fn objects(cloud: &Cloud, request: Request<Incoming>) -> Response<Body> {
@@ -270,6 +274,7 @@ fn whole(response: Response<Bytes>) -> Response<Body> {
 
 fn plain(status: u16, text: &str) -> Response<Body> {
     let mut response = whole(Response::new(Bytes::from(text.to_owned())));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response
 }

@@ -69,7 +69,12 @@ struct Route {
 }
 
 impl Fleet {
-    pub(crate) fn new(home: Home, registry: Arc<Registry>, metrics: Arc<Metrics>, idle_after: Duration) -> Fleet {
+    pub(crate) fn new(
+        home: Home,
+        registry: Arc<Registry>,
+        metrics: Arc<Metrics>,
+        idle_after: Duration,
+    ) -> Fleet {
         Fleet { home, registry, metrics, idle_after, inner: Mutex::default() }
     }
 
@@ -230,7 +235,8 @@ impl Fleet {
         let state = self.registry.read().clone();
         let current = |function: &str, revision: &str| {
             state.functions.get(function).is_some_and(|function| {
-                let mut versions = std::iter::once(&function.latest).chain(function.versions.values());
+                let mut versions =
+                    std::iter::once(&function.latest).chain(function.versions.values());
                 versions.any(|version| version.revision_id == revision)
             })
         };
@@ -310,10 +316,12 @@ impl Dimensions<'_> {
     fn put(&self, metrics: &Metrics, name: &str, value: f64, unit: &str) {
         let function = ("FunctionName", self.asked.function.as_str());
         let mut sets = vec![vec![], vec![function]];
-        let resource = self.asked.qualifier.as_ref().map(|q| format!("{}:{q}", self.asked.function));
+        let resource =
+            self.asked.qualifier.as_ref().map(|q| format!("{}:{q}", self.asked.function));
         if let Some(resource) = &resource {
             sets.push(vec![function, ("Resource", resource)]);
-            if names::check_alias_name(self.asked.qualifier.as_deref().unwrap_or_default()).is_ok() {
+            if names::check_alias_name(self.asked.qualifier.as_deref().unwrap_or_default()).is_ok()
+            {
                 let executed = ("ExecutedVersion", self.version);
                 sets.push(vec![function, ("Resource", resource), executed]);
             }

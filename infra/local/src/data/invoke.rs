@@ -41,7 +41,9 @@ pub(crate) async fn invoke(
     }
     let payload = if payload.is_empty() { Bytes::from_static(b"{}") } else { payload };
     if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&payload) {
-        return Err(AwsError::malformed(format!("Could not parse request body into json: {error}")));
+        return Err(AwsError::malformed(format!(
+            "Could not parse request body into json: {error}"
+        )));
     }
     let asked = Invocation { function, qualifier, payload, request_id: ids::uuid() };
     match kind {

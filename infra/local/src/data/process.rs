@@ -44,9 +44,9 @@ pub(crate) fn spawn(launch: &Launch, runtime_api: SocketAddr) -> std::io::Result
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    command
-        .spawn()
-        .map_err(|error| std::io::Error::new(error.kind(), format!("{}: {error}", bootstrap.display())))
+    command.spawn().map_err(|error| {
+        std::io::Error::new(error.kind(), format!("{}: {error}", bootstrap.display()))
+    })
 }
 
 /// A private view of the file system in which `/opt` is the layers. It needs root or the kernel's

@@ -101,7 +101,8 @@ fn trace_id() -> String {
 }
 
 fn accepted() -> Response {
-    (StatusCode::ACCEPTED, [("Content-Type", "application/json")], r#"{"status":"OK"}"#).into_response()
+    (StatusCode::ACCEPTED, [("Content-Type", "application/json")], r#"{"status":"OK"}"#)
+        .into_response()
 }
 
 async fn response(

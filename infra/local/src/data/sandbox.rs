@@ -55,7 +55,8 @@ fn exit_error(request_id: &str, status: &str) -> Bytes {
 
 fn timeout_error(request_id: &str, limit: Duration) -> Bytes {
     let seconds = limit.as_secs_f64();
-    let message = format!("RequestId: {request_id} Error: Task timed out after {seconds:.2} seconds");
+    let message =
+        format!("RequestId: {request_id} Error: Task timed out after {seconds:.2} seconds");
     error("Sandbox.Timedout", &message)
 }
 
@@ -76,7 +77,8 @@ impl Sandbox {
         };
         let (work, work_rx) = mpsc::channel(1);
         let (signals_tx, signals) = mpsc::unbounded_channel();
-        let (address, api) = runtime_api::serve(work_rx, signals_tx.clone()).await.map_err(invalid)?;
+        let (address, api) =
+            runtime_api::serve(work_rx, signals_tx.clone()).await.map_err(invalid)?;
         let exited = Arc::new(AtomicBool::new(false));
         let mut sandbox =
             Sandbox { work, signals, log: log.clone(), api, pid: None, exited, init: None };
@@ -149,7 +151,10 @@ impl Sandbox {
                 }
                 Signal::Exited(status) => return Ended::Died(exit_error(&request_id, &status)),
                 // A late word about an earlier request.
-                Signal::Ready | Signal::InitError(_) | Signal::Answer { .. } | Signal::Error { .. } => {}
+                Signal::Ready
+                | Signal::InitError(_)
+                | Signal::Answer { .. }
+                | Signal::Error { .. } => {}
             }
         }
     }
@@ -198,7 +203,8 @@ async fn watch(
         let _ = tokio::time::timeout(Duration::from_millis(200), reader).await;
     }
     let text = match status {
-        Ok(status) => match (status.code(), std::os::unix::process::ExitStatusExt::signal(&status)) {
+        Ok(status) => match (status.code(), std::os::unix::process::ExitStatusExt::signal(&status))
+        {
             (Some(0), _) => "without providing a reason".to_owned(),
             (Some(code), _) => format!("with error: exit status {code}"),
             (None, Some(signal)) => format!("with error: signal: {signal}"),

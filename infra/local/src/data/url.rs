@@ -39,7 +39,9 @@ pub(crate) async fn answer(
     let payload = event(id, path, parts, &body, &request_id).to_string().into();
     let asked = Invocation { function, qualifier, payload, request_id };
     match invoke::finish(fleet, asked).await {
-        Err(error) if error.status == 429 => message(StatusCode::TOO_MANY_REQUESTS, "Rate Exceeded."),
+        Err(error) if error.status == 429 => {
+            message(StatusCode::TOO_MANY_REQUESTS, "Rate Exceeded.")
+        }
         Err(error) => message(StatusCode::BAD_GATEWAY, &error.message),
         Ok(invoked) => {
             let mut response = match invoked.failed {

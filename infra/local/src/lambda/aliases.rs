@@ -46,9 +46,9 @@ fn null_is_empty<'de, D: Deserializer<'de>>(json: D) -> Result<BTreeMap<String, 
 /// The rules every alias keeps.
 fn check(function: &Function, alias: &Alias) -> AwsResult<()> {
     let arn = |version: &str| names::function_arn(&function.name, Some(version));
-    let primary = function
-        .version(&alias.version)
-        .ok_or_else(|| AwsError::not_found(format!("Function not found: {}", arn(&alias.version))))?;
+    let primary = function.version(&alias.version).ok_or_else(|| {
+        AwsError::not_found(format!("Function not found: {}", arn(&alias.version)))
+    })?;
     if alias.weights.len() > 1 {
         return Err(AwsError::invalid(
             "Number of items in AdditionalVersionWeights cannot be greater than 1",
@@ -108,7 +108,10 @@ pub(crate) fn create(registry: &Registry, name: &str, asked: Create) -> AwsResul
 }
 
 fn unknown(function: &str, alias: &str) -> AwsError {
-    AwsError::not_found(format!("Cannot find alias arn: {}", names::function_arn(function, Some(alias))))
+    AwsError::not_found(format!(
+        "Cannot find alias arn: {}",
+        names::function_arn(function, Some(alias))
+    ))
 }
 
 pub(crate) fn get(registry: &Registry, name: &str, alias: &str) -> AwsResult<Value> {
@@ -126,12 +129,18 @@ pub(crate) fn list(
     let state = registry.read();
     let aliases = state.function(name)?.aliases.values();
     let wanted = |alias: &&Alias| {
-        version.is_none_or(|version| alias.version == version || alias.weights.contains_key(version))
+        version
+            .is_none_or(|version| alias.version == version || alias.weights.contains_key(version))
     };
     Ok(page.cut("Aliases", aliases.filter(wanted).map(|alias| alias.to_wire(name)).collect()))
 }
 
-pub(crate) fn update(registry: &Registry, name: &str, alias: &str, asked: Update) -> AwsResult<Value> {
+pub(crate) fn update(
+    registry: &Registry,
+    name: &str,
+    alias: &str,
+    asked: Update,
+) -> AwsResult<Value> {
     registry.change(|state| {
         let function = state.function_mut(name)?;
         let mut edited = function.aliases.get(alias).ok_or_else(|| unknown(name, alias))?.clone();

@@ -94,7 +94,9 @@ impl CodeStore {
 }
 
 fn not_a_zip() -> AwsError {
-    AwsError::invalid("Could not unzip uploaded file. Please check your file, then try to upload again.")
+    AwsError::invalid(
+        "Could not unzip uploaded file. Please check your file, then try to upload again.",
+    )
 }
 
 fn inspect(bytes: &[u8]) -> AwsResult<Code> {

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use crate::error::{AwsError, AwsResult};
 use crate::lambda::code::UNZIPPED_LIMIT;
+use crate::lambda::layers;
 use crate::lambda::names::{self, LATEST};
 use crate::lambda::registry::Registry;
 use crate::lambda::state::{Code, Config, Function, State, Version};
-use crate::lambda::layers;
 
 /// What must stay available to functions without a reservation.
 const UNRESERVED_MINIMUM: u32 = 100;
@@ -144,7 +144,9 @@ impl Settings {
     fn apply(self, config: &mut Config, state: &State) -> AwsResult<()> {
         if let Some(description) = self.description {
             if description.len() > 256 {
-                return Err(AwsError::validation("Value at 'description' has more than 256 characters"));
+                return Err(AwsError::validation(
+                    "Value at 'description' has more than 256 characters",
+                ));
             }
             config.description = description;
         }
@@ -231,7 +233,9 @@ fn check_config(config: &Config, state: &State) -> AwsResult<()> {
         )));
     }
     if config.layers.len() > LAYER_LIMIT {
-        return Err(AwsError::invalid(format!("You can't reference more than {LAYER_LIMIT} layers.")));
+        return Err(AwsError::invalid(format!(
+            "You can't reference more than {LAYER_LIMIT} layers."
+        )));
     }
     layers::check_references(&config.layers, state)
 }
@@ -256,7 +260,12 @@ fn check_whole(code: &Code, config: &Config, state: &State) -> AwsResult<()> {
 }
 
 /// `FunctionConfiguration` of one version.
-pub(crate) fn describe(function: &Function, version: &Version, qualified: bool, state: &State) -> Value {
+pub(crate) fn describe(
+    function: &Function,
+    version: &Version,
+    qualified: bool,
+    state: &State,
+) -> Value {
     let layers: Vec<Value> = version
         .config
         .layers
@@ -270,7 +279,9 @@ pub(crate) fn describe(function: &Function, version: &Version, qualified: bool, 
 /// Creates a function whose code was checked and kept already.
 pub(crate) fn create(registry: &Registry, asked: Create, code: Code) -> AwsResult<Value> {
     let (name, _) = names::split_function(&asked.function_name)?;
-    if asked.package_type.as_deref().is_some_and(|kind| kind != "Zip") || asked.code.image_uri.is_some() {
+    if asked.package_type.as_deref().is_some_and(|kind| kind != "Zip")
+        || asked.code.image_uri.is_some()
+    {
         return Err(AwsError::not_offered("functions from container images"));
     }
     let architecture = architecture(asked.architectures)?;
@@ -381,7 +392,11 @@ pub(crate) fn update_code(
     if dry_run { edit(&mut registry.read().clone()) } else { registry.change(edit) }
 }
 
-pub(crate) fn update_configuration(registry: &Registry, name: &str, asked: Settings) -> AwsResult<Value> {
+pub(crate) fn update_configuration(
+    registry: &Registry,
+    name: &str,
+    asked: Settings,
+) -> AwsResult<Value> {
     registry.change(|state| {
         let lookup = state.clone();
         let function = state.function_mut(name)?;
@@ -412,7 +427,11 @@ pub(crate) fn qualified<'a>(
     function.version(version).ok_or_else(|| unknown(qualifier))
 }
 
-pub(crate) fn get_configuration(registry: &Registry, name: &str, qualifier: Option<&str>) -> AwsResult<Value> {
+pub(crate) fn get_configuration(
+    registry: &Registry,
+    name: &str,
+    qualifier: Option<&str>,
+) -> AwsResult<Value> {
     let state = registry.read();
     let function = state.function(name)?;
     let version = qualified(function, qualifier)?;
@@ -468,7 +487,9 @@ pub(crate) fn delete(registry: &Registry, name: &str, qualifier: Option<&str>) -
         let number = match qualifier.parse::<u64>() {
             Ok(number) => number,
             Err(_) if qualifier == LATEST => {
-                return Err(AwsError::invalid("$LATEST version cannot be deleted without deleting the function."));
+                return Err(AwsError::invalid(
+                    "$LATEST version cannot be deleted without deleting the function.",
+                ));
             }
             Err(_) => {
                 return Err(AwsError::invalid(
@@ -499,7 +520,11 @@ pub(crate) struct PutConcurrency {
     reserved_concurrent_executions: i64,
 }
 
-pub(crate) fn put_concurrency(registry: &Registry, name: &str, asked: &PutConcurrency) -> AwsResult<Value> {
+pub(crate) fn put_concurrency(
+    registry: &Registry,
+    name: &str,
+    asked: &PutConcurrency,
+) -> AwsResult<Value> {
     let account = registry.account_concurrency;
     let reserved = ranged(
         asked.reserved_concurrent_executions,
@@ -515,7 +540,9 @@ pub(crate) fn put_concurrency(registry: &Registry, name: &str, asked: &PutConcur
             .filter(|other| other.name != name)
             .filter_map(|other| other.reserved_concurrency)
             .sum();
-        if u64::from(others) + u64::from(reserved) + u64::from(UNRESERVED_MINIMUM) > u64::from(account) {
+        if u64::from(others) + u64::from(reserved) + u64::from(UNRESERVED_MINIMUM)
+            > u64::from(account)
+        {
             return Err(AwsError::invalid(format!(
                 "Specified ReservedConcurrentExecutions for function decreases account's \
                  UnreservedConcurrentExecution below its minimum value of [{UNRESERVED_MINIMUM}]."

@@ -58,7 +58,12 @@ pub(crate) fn check_references(arns: &[String], state: &State) -> AwsResult<()> 
     Ok(())
 }
 
-fn to_wire(name: &str, number: u64, layer: &LayerVersion, endpoint: Option<(&Registry, &str)>) -> Value {
+fn to_wire(
+    name: &str,
+    number: u64,
+    layer: &LayerVersion,
+    endpoint: Option<(&Registry, &str)>,
+) -> Value {
     let arn = names::layer_arn(name);
     let mut wire = json!({
         "LayerArn": arn,
@@ -109,7 +114,12 @@ pub(crate) fn publish(
     })
 }
 
-pub(crate) fn get(registry: &Registry, name: &str, number: &str, endpoint: &str) -> AwsResult<Value> {
+pub(crate) fn get(
+    registry: &Registry,
+    name: &str,
+    number: &str,
+    endpoint: &str,
+) -> AwsResult<Value> {
     let arn = format!("{}:{number}", names::layer_arn(name));
     get_by_arn(registry, &arn, endpoint)
 }

@@ -80,7 +80,8 @@ fn refusal(error: &AwsError) -> Response<Bytes> {
 
 fn json_response(status: u16, body: &Value) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body.to_string()));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     if let Ok(id) = HeaderValue::from_str(&crate::ids::uuid()) {
         response.headers_mut().insert("x-amzn-requestid", id);
@@ -98,16 +99,18 @@ fn decode(segment: &str) -> String {
     // A path is not a form: a plus sign is itself.
     let escaped = segment.replace('+', "%2B");
     let pair = format!("x={escaped}");
-    form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
+    form_urlencoded::parse(pair.as_bytes())
+        .next()
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default()
 }
 
 /// The code a request brings or points at, checked and kept.
 async fn take_code(lambda: &Lambda, source: &CodeSource) -> AwsResult<Code> {
     let bytes: Bytes = match (&source.zip_file, &source.s3_bucket, &source.s3_key) {
         (Some(zip), None, None) => {
-            let bytes = STANDARD
-                .decode(zip)
-                .map_err(|_| AwsError::malformed("ZipFile is not base64"))?;
+            let bytes =
+                STANDARD.decode(zip).map_err(|_| AwsError::malformed("ZipFile is not base64"))?;
             if bytes.len() > DIRECT_ZIP_LIMIT {
                 return Err(AwsError::too_large(format!(
                     "Request must be smaller than {DIRECT_ZIP_LIMIT} bytes for the zip file; upload \
@@ -123,7 +126,9 @@ async fn take_code(lambda: &Lambda, source: &CodeSource) -> AwsResult<Code> {
         _ => return Err(AwsError::invalid("Please provide either ZipFile or S3Bucket and S3Key.")),
     };
     let registry = lambda.fleet.registry.clone();
-    tokio::task::spawn_blocking(move || registry.code.put(&bytes)).await.map_err(AwsError::internal)?
+    tokio::task::spawn_blocking(move || registry.code.put(&bytes))
+        .await
+        .map_err(AwsError::internal)?
 }
 
 async fn route(lambda: &Lambda, parts: &Parts, body: Bytes) -> AwsResult<Response<Bytes>> {
@@ -135,7 +140,12 @@ async fn route(lambda: &Lambda, parts: &Parts, body: Bytes) -> AwsResult<Respons
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     match path.as_slice() {
         ["2015-03-31", "functions"] => functions_route(lambda, &call).await,
-        ["2015-03-31" | "2017-10-31" | "2019-09-30" | "2021-10-31", "functions", name, rest @ ..] => {
+        [
+            "2015-03-31" | "2017-10-31" | "2019-09-30" | "2021-10-31",
+            "functions",
+            name,
+            rest @ ..,
+        ] => {
             let (name, qualifier) = names::split_function(name)?;
             let qualifier = call.query("Qualifier").map(str::to_owned).or(qualifier);
             function_route(lambda, &call, &name, qualifier.as_deref(), rest).await
@@ -182,7 +192,9 @@ async fn function_route(
     let method = &call.parts.method;
     match (method, rest) {
         (&Method::GET, []) => ok(functions::get(registry, name, qualifier, endpoint)?),
-        (&Method::DELETE, []) => functions::delete(registry, name, qualifier).map(|()| no_content()),
+        (&Method::DELETE, []) => {
+            functions::delete(registry, name, qualifier).map(|()| no_content())
+        }
         (&Method::GET, ["configuration"]) => {
             ok(functions::get_configuration(registry, name, qualifier)?)
         }
@@ -206,7 +218,9 @@ async fn function_route(
             Ok(json_response(201, &aliases::create(registry, name, call.body()?)?))
         }
         (&Method::GET, ["aliases", alias]) => ok(aliases::get(registry, name, alias)?),
-        (&Method::PUT, ["aliases", alias]) => ok(aliases::update(registry, name, alias, call.body()?)?),
+        (&Method::PUT, ["aliases", alias]) => {
+            ok(aliases::update(registry, name, alias, call.body()?)?)
+        }
         (&Method::DELETE, ["aliases", alias]) => {
             aliases::delete(registry, name, alias).map(|()| no_content())
         }
@@ -221,19 +235,28 @@ async fn function_route(
             let body = urls::create(registry, name, qualifier, call.body()?, endpoint)?;
             Ok(json_response(201, &body))
         }
-        (&Method::PUT, ["url"]) => ok(urls::update(registry, name, qualifier, call.body()?, endpoint)?),
+        (&Method::PUT, ["url"]) => {
+            ok(urls::update(registry, name, qualifier, call.body()?, endpoint)?)
+        }
         (&Method::GET, ["url"]) => ok(urls::get(registry, name, qualifier, endpoint)?),
-        (&Method::DELETE, ["url"]) => urls::delete(registry, name, qualifier).map(|()| no_content()),
+        (&Method::DELETE, ["url"]) => {
+            urls::delete(registry, name, qualifier).map(|()| no_content())
+        }
         (&Method::GET, ["urls"]) => ok(urls::list(registry, name, &call.page(), endpoint)?),
         (&Method::POST, ["invocations"]) => {
             let (name, qualifier) = (name.to_owned(), qualifier.map(str::to_owned));
-            invoke::invoke(&lambda.fleet, name, qualifier, &call.parts.headers, call.body.clone()).await
+            invoke::invoke(&lambda.fleet, name, qualifier, &call.parts.headers, call.body.clone())
+                .await
         }
         _ => Err(AwsError::not_offered(format!("{method} {}", call.parts.uri.path()))),
     }
 }
 
-async fn layers_route(lambda: &Lambda, call: &Call<'_>, rest: &[&str]) -> AwsResult<Response<Bytes>> {
+async fn layers_route(
+    lambda: &Lambda,
+    call: &Call<'_>,
+    rest: &[&str],
+) -> AwsResult<Response<Bytes>> {
     let registry = &lambda.fleet.registry;
     let endpoint = &lambda.endpoint;
     let ok = |body: Value| Ok(json_response(200, &body));
@@ -242,14 +265,18 @@ async fn layers_route(lambda: &Lambda, call: &Call<'_>, rest: &[&str]) -> AwsRes
             Some(arn) => ok(layers::get_by_arn(registry, arn, endpoint)?),
             None => ok(layers::list(registry, &call.page())),
         },
-        (&Method::GET, [name, "versions"]) => ok(layers::list_versions(registry, name, &call.page())),
+        (&Method::GET, [name, "versions"]) => {
+            ok(layers::list_versions(registry, name, &call.page()))
+        }
         (&Method::POST, [name, "versions"]) => {
             names::check_layer_name(name)?;
             let asked: layers::Publish = call.body()?;
             let code = take_code(lambda, &asked.content).await?;
             Ok(json_response(201, &layers::publish(registry, name, asked, code, endpoint)?))
         }
-        (&Method::GET, [name, "versions", number]) => ok(layers::get(registry, name, number, endpoint)?),
+        (&Method::GET, [name, "versions", number]) => {
+            ok(layers::get(registry, name, number, endpoint)?)
+        }
         (&Method::DELETE, [name, "versions", number]) => {
             layers::delete(registry, name, number).map(|()| no_content())
         }

@@ -84,9 +84,12 @@ pub(crate) fn create(
         let alias = alias_of(function, qualifier)?;
         if function.urls.contains_key(&alias) {
             let arn = names::function_arn(name, qualifier);
-            return Err(AwsError::conflict(format!("Function url exists for this Lambda function: {arn}")));
+            return Err(AwsError::conflict(format!(
+                "Function url exists for this Lambda function: {arn}"
+            )));
         }
-        let auth_type = asked.auth_type.ok_or_else(|| AwsError::validation("AuthType is required"))?;
+        let auth_type =
+            asked.auth_type.ok_or_else(|| AwsError::validation("AuthType is required"))?;
         let now = ids::now_millis();
         let url = FunctionUrl {
             id: ids::short_id(32),
@@ -121,7 +124,12 @@ pub(crate) fn update(
     })
 }
 
-pub(crate) fn get(registry: &Registry, name: &str, qualifier: Option<&str>, endpoint: &str) -> AwsResult<Value> {
+pub(crate) fn get(
+    registry: &Registry,
+    name: &str,
+    qualifier: Option<&str>,
+    endpoint: &str,
+) -> AwsResult<Value> {
     let state = registry.read();
     let function = state.function(name)?;
     let alias = alias_of(function, qualifier)?;
@@ -129,7 +137,12 @@ pub(crate) fn get(registry: &Registry, name: &str, qualifier: Option<&str>, endp
     Ok(to_wire(name, &alias, url, endpoint))
 }
 
-pub(crate) fn list(registry: &Registry, name: &str, page: &Page, endpoint: &str) -> AwsResult<Value> {
+pub(crate) fn list(
+    registry: &Registry,
+    name: &str,
+    page: &Page,
+    endpoint: &str,
+) -> AwsResult<Value> {
     let state = registry.read();
     let urls = state.function(name)?.urls.iter();
     let all = urls.map(|(alias, url)| to_wire(name, alias, url, endpoint)).collect();

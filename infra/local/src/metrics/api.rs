@@ -41,7 +41,9 @@ pub(crate) fn answer(metrics: &Metrics, parts: &Parts, body: &[u8]) -> Response<
         Protocol::Query => Some(query::parse(body)),
     };
     let operation = match protocol {
-        Protocol::Query => text(request.as_ref().and_then(|request| request.get("Action"))).to_owned(),
+        Protocol::Query => {
+            text(request.as_ref().and_then(|request| request.get("Action"))).to_owned()
+        }
         _ => operation,
     };
     let result = request
@@ -58,7 +60,11 @@ fn write(protocol: Protocol, operation: &str, result: &AwsResult<Value>) -> Resp
         (Protocol::Query, Err(error)) => query::refusal(error, NAMESPACE).into(),
         (protocol, Err(error)) => {
             let tree = json!({ "__type": error.code, "message": error.message });
-            if protocol == Protocol::Cbor { cbor::encode(&tree).into() } else { tree.to_string().into() }
+            if protocol == Protocol::Cbor {
+                cbor::encode(&tree).into()
+            } else {
+                tree.to_string().into()
+            }
         }
     };
     let mut response = Response::new(body);
@@ -162,7 +168,9 @@ fn read_datum(namespace: &str, datum: &Value) -> AwsResult<Datum> {
     let counts = items(datum.get("Counts"));
     for (at, value) in items(datum.get("Values")).iter().enumerate() {
         let count = counts.get(at).map_or(Some(1.0), |count| number(Some(count)));
-        let value = number(Some(value)).zip(count).ok_or_else(|| invalid("Values and Counts must be numbers."))?;
+        let value = number(Some(value))
+            .zip(count)
+            .ok_or_else(|| invalid("Values and Counts must be numbers."))?;
         values.push((finite(value.0)?, finite(value.1)?));
     }
     let set = datum.get("StatisticValues").and_then(|set| {
@@ -179,7 +187,8 @@ fn read_datum(namespace: &str, datum: &Value) -> AwsResult<Datum> {
              MetricData.member.N.Values, MetricData.member.N.StatisticValues.",
         ));
     }
-    let second = time(datum.get("Timestamp")).map_or_else(|| ids::now().as_secs(), |time| time as u64);
+    let second =
+        time(datum.get("Timestamp")).map_or_else(|| ids::now().as_secs(), |time| time as u64);
     Ok(Datum { key, second, unit: text(datum.get("Unit")).into(), values, set })
 }
 
@@ -189,7 +198,9 @@ fn get(metrics: &Metrics, request: &Value) -> AwsResult<Value> {
     if start >= end {
         return Err(AwsError {
             code: "ValidationError",
-            ..AwsError::validation("The parameter StartTime must be less than the parameter EndTime.")
+            ..AwsError::validation(
+                "The parameter StartTime must be less than the parameter EndTime.",
+            )
         });
     }
     let descending = text(request.get("ScanBy")) != "TimestampAscending";
@@ -200,7 +211,13 @@ fn get(metrics: &Metrics, request: &Value) -> AwsResult<Value> {
     Ok(json!({ "MetricDataResults": results, "Messages": [] }))
 }
 
-fn one_query(metrics: &Metrics, asked: &Value, start: u64, end: u64, descending: bool) -> AwsResult<Value> {
+fn one_query(
+    metrics: &Metrics,
+    asked: &Value,
+    start: u64,
+    end: u64,
+    descending: bool,
+) -> AwsResult<Value> {
     let id = text(asked.get("Id"));
     let Some(stat) = asked.get("MetricStat") else {
         return Err(AwsError::not_offered("metric math expressions"));
@@ -208,11 +225,13 @@ fn one_query(metrics: &Metrics, asked: &Value, start: u64, end: u64, descending:
     let metric = stat.get("Metric").unwrap_or(&Value::Null);
     let key = key(text(metric.get("Namespace")), metric);
     let name = text(stat.get("Stat"));
-    let statistic =
-        Statistic::parse(name).ok_or_else(|| invalid(format!("The value {name} for parameter Stat is invalid.")))?;
+    let statistic = Statistic::parse(name)
+        .ok_or_else(|| invalid(format!("The value {name} for parameter Stat is invalid.")))?;
     let period = number(stat.get("Period")).unwrap_or(0.0) as u64;
     if ![1, 5, 10, 20, 30].contains(&period) && (period == 0 || !period.is_multiple_of(60)) {
-        return Err(invalid("The value for parameter Period must be 1, 5, 10, 20, 30 or a multiple of 60."));
+        return Err(invalid(
+            "The value for parameter Period must be 1, 5, 10, 20, 30 or a multiple of 60.",
+        ));
     }
     let mut periods: Vec<(u64, Bucket)> = Vec::new();
     // Periods are aligned, and the first one counts from its beginning.
@@ -226,13 +245,16 @@ fn one_query(metrics: &Metrics, asked: &Value, start: u64, end: u64, descending:
             _ => periods.push((begin, bucket)),
         }
     }
-    let mut points: Vec<(u64, f64)> =
-        periods.iter().filter_map(|(begin, bucket)| Some((*begin, statistic.of(bucket)?))).collect();
+    let mut points: Vec<(u64, f64)> = periods
+        .iter()
+        .filter_map(|(begin, bucket)| Some((*begin, statistic.of(bucket)?)))
+        .collect();
     if descending {
         points.reverse();
     }
     points.truncate(POINTS);
-    let label = asked.get("Label").map_or_else(|| key.name.clone(), |label| text(Some(label)).to_owned());
+    let label =
+        asked.get("Label").map_or_else(|| key.name.clone(), |label| text(Some(label)).to_owned());
     Ok(json!({
         "Id": id,
         "Label": label,
@@ -245,14 +267,16 @@ fn one_query(metrics: &Metrics, asked: &Value, start: u64, end: u64, descending:
 fn list(metrics: &Metrics, request: &Value) -> Value {
     let (namespace, name) = (text(request.get("Namespace")), text(request.get("MetricName")));
     let wanted = |key: &Key| {
-        (namespace.is_empty() || key.namespace == namespace) && (name.is_empty() || key.name == name)
+        (namespace.is_empty() || key.namespace == namespace)
+            && (name.is_empty() || key.name == name)
     };
     let metrics: Vec<Value> = metrics
         .keys()
         .into_iter()
         .filter(wanted)
         .map(|key| {
-            let dimension = |(name, value): &(String, String)| json!({ "Name": name, "Value": value });
+            let dimension =
+                |(name, value): &(String, String)| json!({ "Name": name, "Value": value });
             json!({
                 "Namespace": key.namespace,
                 "MetricName": key.name,

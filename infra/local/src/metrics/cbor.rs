@@ -56,12 +56,13 @@ fn to_cbor(name: &str, tree: &Value) -> Cbor {
             Cbor::Array(all.iter().map(time).collect())
         }
         // Metric values are doubles even where they are whole.
-        Value::Array(all) if name == "Values" => {
-            Cbor::Array(all.iter().map(|value| Cbor::Float(value.as_f64().unwrap_or(f64::NAN))).collect())
-        }
+        Value::Array(all) if name == "Values" => Cbor::Array(
+            all.iter().map(|value| Cbor::Float(value.as_f64().unwrap_or(f64::NAN))).collect(),
+        ),
         Value::Array(all) => Cbor::Array(all.iter().map(|value| to_cbor("", value)).collect()),
         Value::Object(map) => {
-            let pair = |(key, value): (&String, &Value)| (Cbor::Text(key.clone()), to_cbor(key, value));
+            let pair =
+                |(key, value): (&String, &Value)| (Cbor::Text(key.clone()), to_cbor(key, value));
             Cbor::Map(map.iter().map(pair).collect())
         }
     }

@@ -35,7 +35,9 @@ impl Statistic {
             _ => {
                 if let Some(percentile) = text.strip_prefix('p') {
                     let percentile: f64 = percentile.parse().ok()?;
-                    return (0.0..=100.0).contains(&percentile).then_some(Self::Percentile(percentile));
+                    return (0.0..=100.0)
+                        .contains(&percentile)
+                        .then_some(Self::Percentile(percentile));
                 }
                 let (kind, range) = text.split_once('(')?;
                 let (low, high) = range.strip_suffix(')')?.split_once(':')?;

@@ -100,7 +100,14 @@ impl Metrics {
     }
 
     /// Records one value now.
-    pub(crate) fn put(&self, namespace: &str, name: &str, dimensions: &[(&str, &str)], value: f64, unit: &str) {
+    pub(crate) fn put(
+        &self,
+        namespace: &str,
+        name: &str,
+        dimensions: &[(&str, &str)],
+        value: f64,
+        unit: &str,
+    ) {
         let dimensions = dimensions.iter().map(|(key, value)| ((*key).into(), (*value).into()));
         self.record(Datum {
             key: Key::new(namespace, name, dimensions.collect()),

@@ -1,0 +1,210 @@
+//! `slsml package`: what it refuses, how it says so, and that its bytes depend on its input alone.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use slsml_e2e::slsml::{checkout, command, json, programs, run};
+
+fn digits(version: &str) -> PathBuf {
+    checkout().join(format!("examples/digits/models/{version}.onnx"))
+}
+
+fn fixture(name: &str) -> PathBuf {
+    checkout().join("tests/fixtures").join(format!("{name}.onnx"))
+}
+
+#[test]
+fn what_cannot_be_packaged_is_refused_by_name_with_a_way_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    let truncated = scratch.path().join("truncated.onnx");
+    let whole = std::fs::read(digits("v2")).unwrap();
+    std::fs::write(&truncated, &whole[..whole.len() / 2]).unwrap();
+    let garbage = scratch.path().join("garbage.onnx");
+    std::fs::write(&garbage, "this is no model").unwrap();
+    let table: [(PathBuf, i32, &[&str], &str); 7] = [
+        (scratch.path().join("nothing.onnx"), 2, &["no such file", "nothing.onnx"], "model.onnx"),
+        (garbage, 3, &["garbage.onnx is not an ONNX file"], "torch.onnx.export"),
+        (truncated, 3, &["truncated.onnx is truncated or damaged"], "compare its size"),
+        (
+            fixture("unknown_operator"),
+            3,
+            &["FusedGelu", "com.microsoft", "opset 1", "node `fused`"],
+            "ai.onnx operators",
+        ),
+        (
+            fixture("dynamic_reshape"),
+            3,
+            &["`rows` of input `x`", "`columns` of input `x`"],
+            "--dim rows=N --dim columns=N",
+        ),
+        (
+            fixture("external_outside"),
+            3,
+            &["`w` outside the model's folder", "Cargo.toml"],
+            "into the model's own folder",
+        ),
+        (fixture("external_missing"), 3, &["not-there.bin"], "in one folder"),
+    ];
+    for (model, code, words, help) in table {
+        let args = ["package", &model.to_string_lossy(), "--out", "out"];
+        let output = run(scratch.path(), &args).unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        assert!(output.stdout.is_empty());
+        for word in words.iter().chain([&help]) {
+            assert!(told.contains(word), "{word} is missing in: {told}");
+        }
+        let (json_code, value) = json(scratch.path(), &args).unwrap();
+        assert_eq!((json_code, &value["error"]["exit_code"]), (code, &code.into()));
+        assert!(value["error"]["help"].as_str().unwrap().contains(help), "{value}");
+        assert!(
+            !scratch.path().join("out").exists(),
+            "something half-done is left of {}",
+            model.display()
+        );
+    }
+}
+
+#[test]
+fn fixed_dimensions_package_what_dynamic_ones_do_not() {
+    let scratch = tempfile::tempdir().unwrap();
+    let reshape = fixture("dynamic_reshape");
+    let reshape = reshape.to_string_lossy();
+    for fixed in [&["--dim", "rows=4", "--dim", "columns=4"][..], &["--shape", "x=2x8"]] {
+        let (code, value) =
+            json(scratch.path(), &[&["package", &*reshape][..], fixed].concat()).unwrap();
+        assert_eq!(code, 0, "{value}");
+    }
+    let contradicting = fixture("contradicting_output");
+    let args = ["package", &contradicting.to_string_lossy(), "--shape", "x=3x4"];
+    let (code, value) = json(scratch.path(), &args).unwrap();
+    assert_eq!(code, 0, "{value}");
+    assert_eq!(
+        value["built"]["model"]["signature"]["outputs"][0]["shape"],
+        serde_json::json!([3, 4])
+    );
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes_anywhere() {
+    let mut zips = Vec::new();
+    for (umask, zone, locale) in [("022", "UTC", "C"), ("077", "Asia/Kathmandu", "de_DE.UTF-8")] {
+        let scratch = tempfile::tempdir().unwrap();
+        let copy = scratch.path().join("copied model.onnx");
+        std::fs::copy(digits("v2"), &copy).unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "umask \"$1\"; exec \"$2\" package \"$3\" --name digits", "sh", umask]);
+        shell.arg(programs().unwrap().join("slsml")).arg(&copy);
+        let output = shell
+            .current_dir(scratch.path())
+            .env("TZ", zone)
+            .env("LC_ALL", locale)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let folder = scratch.path().join("dist/digits");
+        zips.push((
+            std::fs::read(folder.join("lambda.zip")).unwrap(),
+            std::fs::read(folder.join("artifact.json")).unwrap(),
+        ));
+    }
+    assert!(zips[0] == zips[1]);
+}
+
+#[test]
+fn the_zip_is_what_artifact_json_says_and_a_changed_one_is_not_deployed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (code, value) =
+        json(scratch.path(), &["package", &digits("v1").to_string_lossy(), "--name", "digits"])
+            .unwrap();
+    assert_eq!(code, 0, "{value}");
+    let folder = scratch.path().join("dist/digits");
+    let artifact = slsml_package::Artifact::read(&folder).unwrap();
+    let zip = artifact.lambda_zip(&folder).unwrap();
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(zip)).unwrap();
+    let recorded: Vec<&str> =
+        artifact.lambda.entries.iter().map(|entry| entry.path.as_str()).collect();
+    assert_eq!(recorded, ["bootstrap", "manifest.json", "model.slsml"]);
+    for entry in &artifact.lambda.entries {
+        let mut bytes = Vec::new();
+        let mut file = archive.by_name(&entry.path).unwrap();
+        std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+        assert_eq!(slsml_package::sha256_hex(&bytes), entry.sha256, "{}", entry.path);
+        assert_eq!(file.unix_mode().unwrap() & 0o111 != 0, entry.path == "bootstrap");
+    }
+    std::fs::write(folder.join("lambda.zip"), b"something else").unwrap();
+    let (code, value) = json(scratch.path(), &["deploy", "lambda", "--local"]).unwrap();
+    assert_eq!(code, 3, "{value}");
+    assert!(value["error"]["message"].as_str().unwrap().contains("is not the file"), "{value}");
+}
+
+fn settings(folder: &Path, text: &str) {
+    std::fs::write(folder.join("slsml.toml"), text).unwrap();
+}
+
+#[test]
+fn settings_are_read_and_an_unknown_key_names_the_nearest() {
+    let scratch = tempfile::tempdir().unwrap();
+    std::fs::copy(digits("v1"), scratch.path().join("m.onnx")).unwrap();
+    settings(
+        scratch.path(),
+        "[model]\npath = \"m.onnx\"\nname = \"numbers\"\ndims = [\"batch=2\"]\n",
+    );
+    let (code, value) = json(scratch.path(), &["package"]).unwrap();
+    assert_eq!((code, &value["built"]["name"]), (0, &"numbers".into()), "{value}");
+    assert_eq!(
+        value["built"]["model"]["signature"]["inputs"][0]["shape"],
+        serde_json::json!([2, 64])
+    );
+    settings(scratch.path(), "[lambda]\nmemory = 512\n");
+    let (code, value) = json(scratch.path(), &["package"]).unwrap();
+    assert_eq!(code, 2, "{value}");
+    assert_eq!(value["error"]["help"], "did you mean `memory_mb`?");
+}
+
+#[test]
+fn usage_errors_have_their_code_and_json_form() {
+    let scratch = tempfile::tempdir().unwrap();
+    for args in [
+        &["nonsense"][..],
+        &["package", "--shape", "x"],
+        &["invoke"],
+        &["local", "up", "--port", "x"],
+    ] {
+        let (code, value) = json(scratch.path(), args).unwrap();
+        assert_eq!((code, &value["error"]["exit"]), (2, &"usage".into()), "{args:?}: {value}");
+    }
+    let (code, value) =
+        json(scratch.path(), &["package", &digits("v1").to_string_lossy(), "--runtime", "no"])
+            .unwrap();
+    assert_eq!(code, 2, "{value}");
+    assert!(value["error"]["help"].as_str().unwrap().contains("bootstrap"), "{value}");
+    let (code, value) = json(scratch.path(), &["schema"]).unwrap();
+    assert_eq!((code, &value["title"]), (0, &"Settings".into()));
+}
+
+#[test]
+fn a_local_lambda_that_does_not_run_is_named_with_the_way_to_start_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().join("cloud");
+    let dir = dir.to_string_lossy();
+    let (_, value) = json(scratch.path(), &["package", &digits("v1").to_string_lossy()]).unwrap();
+    assert_eq!(value["built"]["name"], "v1");
+    for args in [
+        &["deploy", "lambda", "--local", "--local-dir", &*dir][..],
+        &["status", "--local", "--local-dir", &*dir],
+        &["local", "env", "--dir", &*dir],
+    ] {
+        let (code, value) = json(scratch.path(), args).unwrap();
+        assert_eq!(code, 4, "{args:?}: {value}");
+        assert!(value["error"]["help"].as_str().unwrap().contains("slsml local up"), "{value}");
+    }
+}
+
+#[test]
+fn help_says_how_slsml_ends() {
+    let output = command(&["--help"]).unwrap().output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("5 the release was rolled back"), "{text}");
+}

@@ -1,0 +1,207 @@
+//! Releases by the built `slsml` on a local Lambda, under live traffic.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use slsml_e2e::slsml::{LocalLambda, command};
+use slsml_e2e::traffic::{Traffic, client};
+
+const MODELS: [(&str, &str); 3] = [("1", "v1"), ("2", "v2"), ("3", "v3")];
+
+const CANARY: [&str; 10] = [
+    "--strategy",
+    "canary",
+    "--steps",
+    "20,60",
+    "--bake",
+    "2s",
+    "--min-requests",
+    "10",
+    "--max-error-rate",
+    "0.02",
+];
+
+fn traffic(cloud: &LocalLambda) -> Traffic {
+    let pause = Duration::from_millis(25);
+    Traffic::start(&cloud.endpoint, "digits", "live", &MODELS, 4, pause).unwrap()
+}
+
+fn state(cloud: &LocalLambda) -> Vec<u8> {
+    std::fs::read(cloud.dir().join("state.json")).unwrap()
+}
+
+fn split(cloud: &LocalLambda) -> serde_json::Value {
+    let (code, status) = cloud.json(&["status", "--function", "digits"]).unwrap();
+    assert_eq!(code, 0, "{status}");
+    status["aliases"][0]["split"].clone()
+}
+
+fn deployed(version: &str) -> LocalLambda {
+    let cloud = LocalLambda::start().unwrap();
+    let artifact = cloud.package(version).unwrap();
+    let (code, value) = cloud.deploy(&artifact, &[]).unwrap();
+    assert_eq!((code, &value["version"]), (0, &"1".into()), "{value}");
+    cloud
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_under_continuous_traffic_loses_nothing_and_answers_nothing_wrong() {
+    let cloud = deployed("v1");
+    let traffic = traffic(&cloud);
+    let artifact = cloud.package("v2").unwrap();
+    let (code, value) = cloud.deploy(&artifact, &CANARY).unwrap();
+    assert_eq!((code, &value["release"]), (0, &"promoted".into()), "{value}");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let totals = traffic.finish().await;
+    assert_eq!((totals.wrong(), totals.lost), (0, 0), "{totals:?}");
+    assert!(totals.versions["1"].right > 50 && totals.versions["2"].right > 50, "{totals:?}");
+    assert_eq!(split(&cloud)["stable"], "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_version_is_rolled_back_by_its_own_failures() {
+    let cloud = deployed("v1");
+    let models = [("1", "v1"), ("2", "v3")];
+    let traffic =
+        Traffic::start(&cloud.endpoint, "digits", "live", &models, 4, Duration::from_millis(25))
+            .unwrap();
+    let artifact = cloud.package("v3").unwrap();
+    let (code, value) = cloud.deploy(&artifact, &CANARY).unwrap();
+    assert_eq!(code, 5, "{value}");
+    assert!(value["release"]["rolled_back"]["check_failed"].is_object(), "{value}");
+    let totals = traffic.finish().await;
+    assert_eq!((totals.wrong(), totals.lost), (0, 0), "{totals:?}");
+    assert!(totals.versions["2"].failed > 0, "{totals:?}");
+    assert_eq!(split(&cloud), serde_json::json!({ "stable": "1", "candidate": null }));
+}
+
+#[test]
+fn deploying_what_is_deployed_writes_nothing() {
+    let cloud = deployed("v1");
+    let artifact = cloud.dir().parent().unwrap().join("v1/digits");
+    let before = state(&cloud);
+    for strategy in [&[][..], &CANARY[..]] {
+        let (code, value) = cloud.deploy(&artifact, strategy).unwrap();
+        assert_eq!((code, &value["changed"]), (0, &false.into()), "{value}");
+        assert!(state(&cloud) == before);
+    }
+}
+
+#[test]
+fn an_earlier_artifact_uses_its_published_version_again() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    assert_eq!(cloud.deploy(&v2, &[]).unwrap().1["version"], "2");
+    let v1 = cloud.dir().parent().unwrap().join("v1/digits");
+    let (code, value) = cloud.deploy(&v1, &[]).unwrap();
+    assert_eq!((code, &value["version"]), (0, &"1".into()), "{value}");
+    assert_eq!(split(&cloud)["stable"], "1");
+}
+
+#[test]
+fn changed_settings_make_a_new_version_of_the_same_code() {
+    let cloud = deployed("v1");
+    let v1 = cloud.dir().parent().unwrap().join("v1/digits");
+    let (code, value) =
+        cloud.deploy(&v1, &["--timeout-s", "7", "--reserved-concurrency", "5"]).unwrap();
+    assert_eq!((code, &value["version"]), (0, &"2".into()), "{value}");
+    let (_, status) = cloud.json(&["status", "--function", "digits"]).unwrap();
+    assert_eq!((&status["timeout_s"], &status["reserved_concurrency"]), (&7.into(), &5.into()));
+}
+
+#[test]
+fn without_requests_nothing_is_promoted() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    let quick = ["--strategy", "canary", "--steps", "10", "--bake", "1s", "--hold", "1s"];
+    let (code, value) = cloud.deploy(&v2, &quick).unwrap();
+    assert_eq!(code, 6, "{value}");
+    assert_eq!(split(&cloud)["stable"], "1");
+}
+
+#[test]
+fn a_canary_without_a_stable_version_creates_nothing() {
+    let cloud = LocalLambda::start().unwrap();
+    let artifact = cloud.package("v1").unwrap();
+    let before = state(&cloud);
+    let (code, value) = cloud.deploy(&artifact, &CANARY).unwrap();
+    assert_eq!(code, 2, "{value}");
+    let error = &value["error"];
+    assert!(
+        error["message"].as_str().unwrap().contains("alias live of digits does not exist"),
+        "{error}"
+    );
+    assert!(error["help"].as_str().unwrap().contains("--strategy all-at-once"), "{error}");
+    assert!(state(&cloud) == before);
+}
+
+#[test]
+fn large_zips_go_through_a_bucket() {
+    let cloud = LocalLambda::start().unwrap();
+    let artifact = cloud.package("v1").unwrap();
+    let (code, value) = cloud.deploy(&artifact, &["--bucket", "artifacts"]).unwrap();
+    assert_eq!(code, 4, "a missing bucket is refused: {value}");
+    // A bucket of the object store is a folder.
+    std::fs::create_dir(cloud.dir().join("s3/artifacts")).unwrap();
+    let (code, value) = cloud.deploy(&artifact, &["--bucket", "artifacts"]).unwrap();
+    assert_eq!(code, 0, "{value}");
+}
+
+/// A canary that waits for evidence which does not come, in a process of its own.
+fn waiting_canary(cloud: &LocalLambda, artifact: &Path) -> std::process::Child {
+    let mut command =
+        command(&["deploy", "lambda", "--alias", "live", "--memory-mb", "512"]).unwrap();
+    command.args(["--strategy", "canary", "--steps", "10", "--bake", "60s"]);
+    command.args(cloud.flags()).arg("--artifact").arg(artifact);
+    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let began = Instant::now();
+    while split(cloud)["candidate"].is_null() {
+        assert!(began.elapsed() < Duration::from_secs(30), "the canary did not begin");
+        std::thread::yield_now();
+    }
+    child
+}
+
+#[test]
+fn a_release_ended_by_hand_stops_the_one_who_ran_it() {
+    for (ending, stable) in [("abort", "1"), ("promote", "2")] {
+        let cloud = deployed("v1");
+        let v2 = cloud.package("v2").unwrap();
+        let canary = waiting_canary(&cloud, &v2);
+        let (code, value) = cloud.deploy(&v2, &[]).unwrap();
+        assert_eq!(code, 7, "a second release is refused: {value}");
+        let (code, value) = cloud.json(&["release", ending, "--function", "digits"]).unwrap();
+        assert_eq!((code, &value["changed"]), (0, &true.into()), "{value}");
+        let output = canary.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(7), "{told}");
+        assert!(told.contains("somebody else moved the traffic"), "{told}");
+        assert_eq!(
+            split(&cloud),
+            serde_json::json!({ "stable": stable, "candidate": null }),
+            "{ending}"
+        );
+        let (code, value) = cloud.json(&["release", ending, "--function", "digits"]).unwrap();
+        assert_eq!((code, &value["changed"]), (0, &false.into()), "{value}");
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_move_of_the_alias_is_left_alone() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    let canary = waiting_canary(&cloud, &v2);
+    let client = client(&cloud.endpoint);
+    client
+        .update_alias()
+        .function_name("digits")
+        .name("live")
+        .description("mine now")
+        .send()
+        .await
+        .unwrap();
+    let output = canary.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(split(&cloud)["candidate"], serde_json::json!(["2", 10.0]));
+}
