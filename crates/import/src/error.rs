@@ -52,6 +52,8 @@ pub enum ImportError {
     },
     #[error("tract cannot run {path} (opset {opset}): {cause}")]
     Analysis { path: PathBuf, opset: i64, cause: String },
+    #[error("tract cannot cope with {path}: it panicked")]
+    Panicked { path: PathBuf },
     #[error("{name} of {path} has type {datatype}, which no request can carry")]
     Datatype { path: PathBuf, name: String, datatype: String },
     #[error("tract cannot store the graph of {path}: {cause}")]
@@ -83,7 +85,7 @@ impl ImportError {
                 "export with plain ai.onnx operators (opset 9 to 18), without runtime-specific fusions".into()
             }
             Self::Dynamic { flags, .. } => format!("fix them: {flags}"),
-            Self::Analysis { .. } => {
+            Self::Analysis { .. } | Self::Panicked { .. } => {
                 "check the model with onnx.checker; opsets 9 to 18 are the well-tested ones".into()
             }
             Self::UnknownInput { .. }

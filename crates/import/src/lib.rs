@@ -13,6 +13,7 @@ mod error;
 mod read;
 mod shape;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -30,8 +31,14 @@ pub struct Packaged {
     pub model: Model,
 }
 
-/// Turns the ONNX file at `path` into a packaged model.
+/// Turns the ONNX file at `path` into a packaged model. Graphs that make tract panic are refused
+/// like others; the panic hook still hears of them.
 pub fn import(path: &Path, shapes: &Shapes) -> Result<Packaged, ImportError> {
+    catch_unwind(AssertUnwindSafe(|| import_unguarded(path, shapes)))
+        .unwrap_or_else(|_| Err(ImportError::Panicked { path: path.to_owned() }))
+}
+
+fn import_unguarded(path: &Path, shapes: &Shapes) -> Result<Packaged, ImportError> {
     let source = read::bytes(path)?;
     let mut onnx = read::decode(path, &source)?;
     check::external_data(path, &onnx)?;

@@ -1,0 +1,60 @@
+# The two commands that matter: `make demo` and `make test`. Each sets up what it needs.
+SHELL := /bin/bash
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+VENV := $(CURDIR)/.venv
+
+.PHONY: demo test build lint test-rust test-python python ship runtime bench needs-cargo clean
+
+# Package, deploy and canary a real model on a Lambda on this machine, under live traffic.
+demo: build
+	@"$(TARGET)/debug/slsml-demo"
+
+# Everything that must pass.
+test: lint build test-rust test-python
+
+build: needs-cargo
+	@echo "Building slsml and its runtime; a cold build compiles tract and the AWS SDKs and takes about 8 minutes on 2 cores."
+	@$(CARGO) build --locked --workspace --bins
+
+lint: needs-cargo
+	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --all --check; \
+	else echo "rustfmt is not installed (rustup component add rustfmt): formatting is not checked"; fi
+	@if $(CARGO) clippy --version >/dev/null 2>&1; then $(CARGO) clippy --locked --workspace --all-targets --quiet -- -D warnings; \
+	else echo "clippy is not installed (rustup component add clippy): lints are not checked"; fi
+
+test-rust: build
+	$(CARGO) test --locked --workspace
+
+test-python: build python
+	@rm -rf "$(TARGET)/python-tests" && "$(TARGET)/debug/slsml" --json package examples/digits/models/v1.onnx \
+		--name digits --out "$(TARGET)/python-tests" >/dev/null
+	@SLSML_BIN="$(TARGET)/debug/slsml" SLSML_DIGITS_ZIP="$(TARGET)/python-tests/digits/lambda.zip" \
+		SLSML_MINISTACK="$$(test -x $(VENV)/bin/ministack && echo $(VENV)/bin/ministack)" \
+		"$(VENV)/bin/pytest" -q tests/python
+
+# Independent AWS clients and a Lambda that others wrote, in a virtual environment.
+python: $(VENV)/ready
+$(VENV)/ready: tests/python/setup tests/python/requirements.txt tests/python/requirements-ministack.txt
+	@tests/python/setup "$(VENV)" && touch $@
+
+# What ships: the command line and, beside it, the runtime it packages.
+ship: runtime
+	$(CARGO) build --locked --release -p slsml
+	@mkdir -p "$(TARGET)/ship" && cp "$(TARGET)/release/slsml" "$(TARGET)/$(HOST)/runtime/bootstrap" "$(TARGET)/ship/"
+
+# Linked statically: Amazon Linux 2023 has an older C library than most build machines.
+runtime: needs-cargo
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile runtime --target $(HOST) -p slsml-bootstrap
+
+bench: ship
+	$(CARGO) run --locked --release --quiet -p slsml-bench -- --programs "$(TARGET)/ship"
+
+needs-cargo:
+	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install it from https://rustup.rs (1.95 or newer)"; exit 2; }
+	@command -v cc >/dev/null || { echo "A C compiler is missing: apt-get install -y gcc libc6-dev"; exit 2; }
+
+clean:
+	$(CARGO) clean
+	rm -rf "$(VENV)"

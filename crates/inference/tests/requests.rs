@@ -1,0 +1,135 @@
+//! Reading infer requests: whatever comes in, the answer is a request that fits or a refusal.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use slsml_inference::{InferRequest, Limits, ProtocolError};
+use slsml_model::{Data, Datatype, Dim, Signature, TensorSpec};
+
+fn spec(name: &str, datatype: Datatype, shape: Vec<Dim>) -> TensorSpec {
+    TensorSpec { name: name.into(), datatype, shape }
+}
+
+fn signature() -> Signature {
+    let batch = || Dim::Named("batch".into());
+    Signature {
+        inputs: vec![
+            spec("x", Datatype::Fp32, vec![batch(), Dim::Fixed(2)]),
+            spec("n", Datatype::Int64, vec![batch()]),
+        ],
+        outputs: vec![
+            spec("y", Datatype::Fp32, vec![batch()]),
+            spec("z", Datatype::Bool, vec![batch()]),
+        ],
+    }
+}
+
+fn parse(body: &Value) -> Result<InferRequest, ProtocolError> {
+    InferRequest::parse(body.to_string().as_bytes(), &signature(), &Limits::default())
+}
+
+fn request(x: Value, n: Value) -> Value {
+    let rows = n.as_array().unwrap().len();
+    json!({ "inputs": [
+        { "name": "n", "shape": [rows], "datatype": "INT64", "data": n },
+        { "name": "x", "shape": [rows, 2], "datatype": "FP32", "data": x },
+    ]})
+}
+
+fn refusal(body: &Value) -> String {
+    parse(body).unwrap_err().to_string()
+}
+
+#[test]
+fn inputs_are_ordered_as_the_signature_is_and_outputs_as_they_are_asked_for() {
+    let mut body = request(json!([1, 2.5, 3, -4]), json!([7, 8]));
+    body["id"] = json!("me");
+    body["outputs"] = json!([{ "name": "z" }, { "name": "y" }]);
+    let read = parse(&body).unwrap();
+    assert_eq!(read.id.as_deref(), Some("me"));
+    assert_eq!(read.inputs[0].data(), &Data::Fp32(vec![1.0, 2.5, 3.0, -4.0]));
+    assert_eq!(read.inputs[1].data(), &Data::Int64(vec![7, 8]));
+    assert_eq!(read.outputs, [1, 0]);
+    assert_eq!(parse(&request(json!([1, 2]), json!([7]))).unwrap().outputs, [0, 1]);
+}
+
+#[test]
+fn a_named_dimension_is_one_length_within_a_request() {
+    let mut body = request(json!([1, 2, 3, 4]), json!([7, 8]));
+    body["inputs"][0]["shape"] = json!([1]);
+    body["inputs"][0]["data"] = json!([7]);
+    assert!(refusal(&body).contains("`batch` is 2 in this request already"), "{}", refusal(&body));
+}
+
+#[test]
+fn inputs_and_outputs_go_by_their_names() {
+    let good = || request(json!([1, 2]), json!([7]));
+    let mut twice = good();
+    let again = twice["inputs"][1].clone();
+    twice["inputs"].as_array_mut().unwrap().push(again);
+    assert_eq!(refusal(&twice), "input `x` is given twice");
+    let mut unknown = good();
+    unknown["inputs"][0]["name"] = json!("m");
+    assert_eq!(refusal(&unknown), "input `n` is missing; the model takes `x`, `n`");
+    let mut extra = good();
+    extra["inputs"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "name": "o", "shape": [1], "datatype": "BOOL" }));
+    assert_eq!(refusal(&extra), "no input `o`; the model takes `x`, `n`");
+    let mut output = good();
+    output["outputs"] = json!([{ "name": "w" }]);
+    assert_eq!(refusal(&output), "no output `w`; the model gives `y`, `z`");
+}
+
+#[test]
+fn elements_are_of_their_type_or_refused() {
+    let table = [
+        (json!([1.5]), "1.5 is not a INT64"),
+        (json!([true]), "true is not a INT64"),
+        (json!(["1"]), "\"1\" is not a INT64"),
+        (json!([18_446_744_073_709_551_615u64]), "is not a INT64"),
+        (json!([null]), "null is not a INT64"),
+        (json!([{}]), "elements of type INT64"),
+        (json!({}), "an array of INT64 elements"),
+    ];
+    for (n, expected) in table {
+        let mut body = request(json!([1, 2]), json!([0]));
+        body["inputs"][0]["data"] = n;
+        assert!(refusal(&body).contains(expected), "{}", refusal(&body));
+    }
+}
+
+#[test]
+fn a_body_above_the_limit_is_too_large() {
+    let limits = Limits { body_bytes: 10, ..Limits::default() };
+    let error = InferRequest::parse(b"{\"inputs\": []}", &signature(), &limits).unwrap_err();
+    assert_eq!(
+        (error.status(), error.to_string()),
+        (413, "the body has 14 bytes, the limit is 10".into())
+    );
+}
+
+proptest! {
+    #[test]
+    fn flat_and_nested_data_say_the_same(rows in proptest::collection::vec((any::<i32>(), any::<i32>()), 1..20)) {
+        let flat: Vec<i32> = rows.iter().flat_map(|(a, b)| [*a, *b]).collect();
+        let nested: Vec<[i32; 2]> = rows.iter().map(|(a, b)| [*a, *b]).collect();
+        let n: Vec<i64> = rows.iter().map(|(a, _)| i64::from(*a)).collect();
+        let one = parse(&request(json!(flat), json!(n))).unwrap();
+        prop_assert_eq!(one, parse(&request(json!(nested), json!(n))).unwrap());
+    }
+
+    #[test]
+    fn no_body_whatsoever_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = InferRequest::parse(&bytes, &signature(), &Limits::default());
+    }
+
+    #[test]
+    fn no_damage_to_a_good_body_makes_it_panic(at in 0usize..200, with in any::<u8>()) {
+        let mut bytes = request(json!([[1, 2.5], [3, -4]]), json!([7, 8])).to_string().into_bytes();
+        let at = at % bytes.len();
+        bytes[at] = with;
+        let _ = InferRequest::parse(&bytes, &signature(), &Limits::default());
+    }
+}

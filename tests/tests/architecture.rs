@@ -1,0 +1,71 @@
+//! The arrows of ARCHITECTURE.md, asked of cargo.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use slsml_e2e::slsml::checkout;
+
+/// The names of all crates that are linked into `package`.
+fn linked(package: &str) -> BTreeSet<String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let output = Command::new(cargo)
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--package",
+            package,
+        ])
+        .current_dir(checkout())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+fn own(package: &str) -> BTreeSet<String> {
+    linked(package)
+        .into_iter()
+        .filter(|name| name.starts_with("slsml") && name != package)
+        .collect()
+}
+
+#[test]
+fn the_runtime_links_no_cloud_sdk_no_arguments_no_importer_and_no_release_engine() {
+    let linked = linked("slsml-bootstrap");
+    let banned = [
+        "tract-onnx",
+        "tract-hir",
+        "clap",
+        "slsml-release",
+        "slsml-import",
+        "slsml-package",
+        "zip",
+    ];
+    for name in banned {
+        assert!(!linked.contains(name), "bootstrap links {name}");
+    }
+    let sdk =
+        linked.iter().find(|name| name.starts_with("aws-sdk-") || name.starts_with("aws-smithy"));
+    assert_eq!(sdk, None);
+}
+
+#[test]
+fn arrows_point_down_only() {
+    let none: BTreeSet<String> = BTreeSet::new();
+    assert_eq!(own("slsml-local"), none);
+    assert_eq!(own("slsml-release"), none);
+    assert_eq!(own("slsml-model"), none);
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(own("slsml-inference"), set(&["slsml-model"]));
+    assert_eq!(own("slsml-import"), set(&["slsml-model"]));
+    assert_eq!(own("slsml-package"), set(&["slsml-model"]));
+    assert_eq!(own("slsml-lambda"), set(&["slsml-model", "slsml-package", "slsml-release"]));
+    assert_eq!(own("slsml-bootstrap"), set(&["slsml-inference", "slsml-model"]));
+}
