@@ -72,8 +72,8 @@ pub(crate) struct PlaceArgs {
     /// Use the Lambda on this machine (slsml local up)
     #[arg(long)]
     pub(crate) local: bool,
-    /// The local Lambda's folder
-    #[arg(long, value_name = "DIR", env = "SLSML_LOCAL_DIR", requires = "local")]
+    /// The local Lambda's folder [default: the user's state folder]
+    #[arg(long, value_name = "DIR", env = "SLSML_LOCAL_DIR")]
     pub(crate) local_dir: Option<PathBuf>,
     /// The AWS region [default: as the AWS CLI finds it]
     #[arg(long)]
@@ -103,13 +103,13 @@ pub(crate) struct DeployLambda {
     #[arg(long, value_name = "ARN")]
     pub(crate) role: Option<String>,
     /// Memory in MB, 128 to 10240 [default: 1769, one virtual CPU]
-    #[arg(long, value_name = "MB")]
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u32).range(128..=10_240))]
     pub(crate) memory_mb: Option<u32>,
     /// How long a request may take, in seconds, 1 to 900 [default: 30]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=900))]
     pub(crate) timeout_s: Option<u32>,
     /// How many requests may run at once, over all versions [default: as it is]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) reserved_concurrency: Option<u32>,
     /// The bucket the zip goes through; needed above 50 MB
     #[arg(long)]

@@ -1,8 +1,9 @@
 //! Exit codes, and errors with what to do about them.
 
-use std::cell::Cell;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use miette::Diagnostic;
 use serde::Serialize;
@@ -151,6 +152,8 @@ impl From<DriveError> for Failure {
             }
             DriveError::UnderWay { .. } => Failure::new(Exit::Moved, error)
                 .help("end it first: slsml release promote, or slsml release abort"),
+            DriveError::Abandoned { .. } => Failure::new(Exit::Cloud, error)
+                .help("end it from any machine: slsml release abort, or slsml release promote"),
             DriveError::NoStable => {
                 Failure::usage(error).help("deploy a first version with --strategy all-at-once")
             }
@@ -205,23 +208,26 @@ impl From<serde_json::Error> for Failure {
     }
 }
 
-thread_local! {
-    /// Whether a panic on this thread is caught and told as an error.
-    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+/// What the main thread's last panic said.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Runs a command; a panic is an error like others, with its exit code and its JSON form.
+pub(crate) fn guarded(run: impl FnOnce() -> Result<Exit, Failure>) -> Result<Exit, Failure> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        let text = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let text = text.unwrap_or_else(|| "no message".into());
+        Err(Failure::new(Exit::Internal, format!("slsml panicked: {text}"))
+            .help("this is a bug in slsml; please report it with the command you typed"))
+    })
 }
 
-/// Runs what turns its own panics into errors.
-pub(crate) fn catching<T>(run: impl FnOnce() -> T) -> T {
-    CAUGHT.set(true);
-    let value = run();
-    CAUGHT.set(false);
-    value
-}
-
-/// The panic hook: a panic that nobody catches is a bug, and says so.
+/// The panic hook. The importer turns tract's panics into errors, and [`guarded`] the others, so
+/// the main thread's are only remembered; those of the local Lambda's tasks are told.
 #[allow(clippy::print_stderr)]
 pub(crate) fn panicked(panic: &std::panic::PanicHookInfo<'_>) {
-    if !CAUGHT.get() {
-        eprintln!("slsml failed in a way it should not; please report this: {panic}");
+    if std::thread::current().name() == Some("main") {
+        *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic.to_string());
+    } else {
+        eprintln!("a task of slsml panicked; please report this: {panic}");
     }
 }

@@ -26,11 +26,9 @@ fn main() -> ExitCode {
         // Help and version come this way too; clap knows which stream and code they take.
         Err(error) => error.exit(),
     };
-    // tract reports some unsupported graphs by panicking; the importer turns that into an error,
-    // and the default hook would print it all the same.
     std::panic::set_hook(Box::new(failure::panicked));
     let printer = Printer::new(args.json);
-    match commands::run(args, &printer) {
+    match failure::guarded(|| commands::run(args, &printer)) {
         Ok(code) => code.into(),
         Err(failure) => printer.fail(&failure),
     }

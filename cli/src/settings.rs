@@ -260,6 +260,28 @@ impl Settings {
         }
     }
 
+    /// Refuses numbers that Lambda would refuse halfway through.
+    pub(crate) fn check_lambda(&self) -> Result<(), Failure> {
+        let lambda = &self.lambda;
+        let ranges = [
+            ("memory_mb", lambda.memory_mb, 128, 10_240),
+            ("timeout_s", lambda.timeout_s, 1, 900),
+            ("reserved_concurrency", lambda.reserved_concurrency, 0, 1_000_000),
+        ];
+        for (key, value, low, high) in ranges {
+            if value.is_some_and(|value| !(low..=high).contains(&value)) {
+                return Err(Failure::usage(format!("[lambda] {key} must be from {low} to {high}")));
+            }
+        }
+        let environment = lambda.environment.iter().map(|(key, value)| key.len() + value.len());
+        if environment.sum::<usize>() > 4096 {
+            return Err(Failure::usage(
+                "[lambda.environment] is larger than Lambda's limit of 4 KB",
+            ));
+        }
+        Ok(())
+    }
+
     /// The function's name, if flags or settings say it.
     pub(crate) fn function(&self, flag: Option<String>) -> Option<String> {
         flag.or_else(|| self.lambda.function.clone()).or_else(|| self.model.name.clone())
@@ -272,12 +294,24 @@ impl Settings {
     pub(crate) fn strategy(&self, args: ReleaseArgs) -> Result<Strategy, Failure> {
         let file = &self.release;
         let name = args.strategy.or(file.strategy);
-        let canary_flags = args.steps.is_some() || args.bake.is_some() || args.hold.is_some();
+        let flags = args.steps.is_some()
+            || args.bake.is_some()
+            || args.hold.is_some()
+            || args.max_error_rate.is_some()
+            || args.min_requests.is_some();
+        let keys = file.steps.is_some()
+            || file.bake.is_some()
+            || file.hold.is_some()
+            || file.max_error_rate.is_some()
+            || file.min_requests.is_some();
         match name {
             Some(StrategyName::Canary) => {}
-            _ if canary_flags => {
-                return Err(Failure::usage("--steps, --bake and --hold belong to a canary")
-                    .help("add --strategy canary"));
+            // What was asked to be watched must not be released unwatched.
+            _ if flags || name.is_none() && keys => {
+                return Err(Failure::usage(
+                    "steps, bake, hold, max_error_rate and min_requests belong to a canary",
+                )
+                .help("add --strategy canary, or strategy = \"canary\" under [release]"));
             }
             _ => return Ok(Strategy::all_at_once()),
         }

@@ -321,3 +321,29 @@ async fn an_unreadable_model_is_an_init_error_that_names_file_and_cause() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_web_page_cannot_use_the_local_lambda() {
+    let deployed = Deployed::new();
+    let functions = format!("{}/2015-03-31/functions", deployed.cloud.endpoint);
+    let signature =
+        "AWS4-HMAC-SHA256 Credential=k/20260101/us-east-1/lambda/aws4_request, Signature=0";
+    let http = reqwest::Client::new();
+    let status = async |url: &str, name: &str, value: &str| {
+        let request = http.get(url).header("authorization", signature).header(name, value);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(status(&functions, "x-plain", "client").await, 200);
+    assert_eq!(status(&functions, "origin", "https://example.com").await, 403);
+    assert_eq!(status(&functions, "sec-fetch-site", "cross-site").await, 403);
+    assert_eq!(status(&functions, "host", "rebound.example.com").await, 403);
+    let unsigned = format!("{functions}?X-Amz-Credential=k/20260101/us-east-1/lambda/aws4_request");
+    let refused = http.post(unsigned).body("{}").send().await.unwrap();
+    assert!(!refused.status().is_success(), "{refused:?}");
+    let url = format!("{}v2/health/live", deployed.url().await);
+    assert_eq!(
+        status(&url, "origin", "https://example.com").await,
+        200,
+        "function URLs are for pages too"
+    );
+}

@@ -22,6 +22,7 @@ pub(crate) async fn run(
     let zip = artifact.lambda_zip(&folder)?;
     let alias = settings.alias(args.alias);
     let strategy = settings.strategy(args.release)?;
+    settings.check_lambda()?;
     let place = Place::connect(&args.place, settings).await?;
     let lambda = &settings.lambda;
     let spec = FunctionSpec {
@@ -86,6 +87,7 @@ fn describe(progress: &Progress, function: &str) -> String {
 fn show(event: &Event, printer: &Printer) {
     match event {
         Event::Moving { .. } => {}
+        Event::LookFailed { cause } => printer.note(&format!("  no evidence this time: {cause}")),
         Event::Moved { split } => printer.note(&format!("Traffic: {split}")),
         Event::Looked { evidence, left, held } => {
             let (stable, candidate) = (evidence.stable, evidence.candidate);

@@ -35,11 +35,12 @@ pub(crate) async fn run(
     if answer.failed {
         let reason =
             payload.get("errorMessage").and_then(Value::as_str).unwrap_or("no reason given");
-        return Err(Failure::new(
-            Exit::Cloud,
-            format!("version {version} of {function} failed: {reason}"),
-        )
-        .help("add --log to see the function's log"));
+        let failure =
+            Failure::new(Exit::Cloud, format!("version {version} of {function} failed: {reason}"));
+        return Err(match args.log {
+            true => failure,
+            false => failure.help("add --log to see the function's log"),
+        });
     }
     if let Some(error) = payload.get("error").and_then(Value::as_str) {
         return Err(Failure::usage(format!(

@@ -4,7 +4,7 @@ use serde_json::json;
 use slsml_package::{Runtime, package_lambda};
 
 use crate::args;
-use crate::failure::{Exit, Failure, catching};
+use crate::failure::{Exit, Failure};
 use crate::printer::Printer;
 use crate::settings::Settings;
 
@@ -16,7 +16,7 @@ pub(crate) fn run(
     let plan = settings.package(args)?;
     let runtime = Runtime::read(&plan.runtime)?;
     let step = printer.step(&format!("Packaging {}", plan.model.display()));
-    let packaged = catching(|| slsml_import::import(&plan.model, &plan.shapes))?;
+    let packaged = slsml_import::import(&plan.model, &plan.shapes)?;
     let folder = plan.out.join(&plan.name);
     let artifact =
         package_lambda(&folder, &plan.name, &packaged.bytes, packaged.model.header(), &runtime)?;

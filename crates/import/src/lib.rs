@@ -16,7 +16,6 @@ mod shape;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
 use slsml_model::{Container, Header, Model};
 
 pub use error::ImportError;
@@ -50,7 +49,7 @@ fn import_unguarded(path: &Path, shapes: &Shapes) -> Result<Packaged, ImportErro
         slsml_model::graph::write(&typed).map_err(|cause| ImportError::unstorable(path, &cause))?;
     let header = Header {
         slsml_version: env!("CARGO_PKG_VERSION").into(),
-        source_sha256: hex(&Sha256::digest(&source)),
+        source_sha256: slsml_model::sha256_hex(&source),
         signature,
     };
     let bytes = Container { header, graph: &graph }
@@ -59,8 +58,4 @@ fn import_unguarded(path: &Path, shapes: &Shapes) -> Result<Packaged, ImportErro
     let model = Model::from_bytes(&bytes, path)
         .map_err(|cause| ImportError::Unloadable { path: path.to_owned(), cause })?;
     Ok(Packaged { bytes, model })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -3,6 +3,9 @@
 use serde_json::json;
 use thiserror::Error;
 
+/// The most characters of a message.
+const LONGEST: usize = 500;
+
 /// Why a request is answered with an error.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProtocolError {
@@ -35,8 +38,17 @@ impl ProtocolError {
         }
     }
 
+    /// The message, cut where it would only echo a large request back.
+    pub fn message(&self) -> String {
+        let whole = self.to_string();
+        match whole.char_indices().nth(LONGEST) {
+            Some((end, _)) => format!("{}…", &whole[..end]),
+            None => whole,
+        }
+    }
+
     /// The protocol's error body: `{"error": "…"}`.
     pub fn body(&self) -> Vec<u8> {
-        json!({ "error": self.to_string() }).to_string().into_bytes()
+        json!({ "error": self.message() }).to_string().into_bytes()
     }
 }

@@ -41,7 +41,11 @@ pub(crate) fn read(
         Datatype::Int64 => Data::Int64(all(raw, shape, expected)?),
         Datatype::Fp16 => {
             let wide: Vec<f32> = all(raw, shape, expected)?;
-            Data::Fp16(wide.into_iter().map(f16::from_f32).collect())
+            let narrow: Vec<f16> = wide.into_iter().map(f16::from_f32).collect();
+            if !narrow.iter().all(|value| value.is_finite()) {
+                return Err(ProtocolError::BadRequest("a number is too large for FP16".into()));
+            }
+            Data::Fp16(narrow)
         }
         Datatype::Fp32 => Data::Fp32(all(raw, shape, expected)?),
         Datatype::Fp64 => Data::Fp64(all(raw, shape, expected)?),
@@ -97,18 +101,23 @@ integers! {
     i8, "INT8"; i16, "INT16"; i32, "INT32"; i64, "INT64";
 }
 
+/// A number too large for its type is refused; it would silently become infinite.
+fn finite<T: Into<f64> + Copy>(value: T) -> Option<T> {
+    value.into().is_finite().then_some(value)
+}
+
 macro_rules! floats {
     ($($kind:ty, $name:literal;)*) => {$(
         impl Element for $kind {
             const NAME: &'static str = $name;
             fn from_u64(value: u64) -> Option<Self> {
-                Some(value as $kind)
+                finite(value as $kind)
             }
             fn from_i64(value: i64) -> Option<Self> {
-                Some(value as $kind)
+                finite(value as $kind)
             }
             fn from_float(value: f64) -> Option<Self> {
-                Some(value as $kind)
+                finite(value as $kind)
             }
         }
     )*};

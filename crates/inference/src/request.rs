@@ -76,14 +76,20 @@ fn wanted_outputs(
     let all = &signature.outputs;
     match wanted {
         None | Some([]) => Ok((0..all.len()).collect()),
-        Some(wanted) => wanted
-            .iter()
-            .map(|output| {
-                all.iter().position(|spec| spec.name == output.name).ok_or_else(|| {
-                    bad(format!("no output `{}`; the model gives {}", output.name, names(all)))
-                })
-            })
-            .collect(),
+        Some(wanted) => {
+            let mut indices = Vec::with_capacity(all.len());
+            for output in wanted {
+                let index =
+                    all.iter().position(|spec| spec.name == output.name).ok_or_else(|| {
+                        bad(format!("no output `{}`; the model gives {}", output.name, names(all)))
+                    })?;
+                if indices.contains(&index) {
+                    return Err(bad(format!("output `{}` is asked for twice", output.name)));
+                }
+                indices.push(index);
+            }
+            Ok(indices)
+        }
     }
 }
 

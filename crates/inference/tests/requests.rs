@@ -80,6 +80,8 @@ fn inputs_and_outputs_go_by_their_names() {
     let mut output = good();
     output["outputs"] = json!([{ "name": "w" }]);
     assert_eq!(refusal(&output), "no output `w`; the model gives `y`, `z`");
+    output["outputs"] = json!([{ "name": "y" }, { "name": "y" }]);
+    assert_eq!(refusal(&output), "output `y` is asked for twice");
 }
 
 #[test]
@@ -98,6 +100,20 @@ fn elements_are_of_their_type_or_refused() {
         body["inputs"][0]["data"] = n;
         assert!(refusal(&body).contains(expected), "{}", refusal(&body));
     }
+}
+
+#[test]
+fn a_number_too_large_for_its_type_is_refused_not_made_infinite() {
+    let message = refusal(&request(json!([1e39, 0]), json!([1])));
+    assert!(message.contains("is not a FP32"), "{message}");
+}
+
+#[test]
+fn a_refusal_does_not_echo_a_large_request() {
+    let mut body = request(json!([1, 2]), json!([7]));
+    body["inputs"][0]["name"] = json!("m".repeat(1_000_000));
+    body["inputs"][1]["datatype"] = json!("D".repeat(1_000_000));
+    assert!(parse(&body).unwrap_err().body().len() < 1_000);
 }
 
 #[test]

@@ -17,4 +17,10 @@ pub use container::{Container, ContainerError, Header};
 pub use manifest::{MANIFEST_FILE, MODEL_FILE, Manifest, ManifestError};
 pub use model::{LoadError, Model, RunError};
 pub use signature::{Dim, Signature, TensorSpec};
+/// The SHA-256 of bytes, hexadecimal.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 pub use tensor::{Data, Datatype, ShapeMismatch, Tensor};

@@ -14,9 +14,4 @@ pub use artifact::{ARTIFACT_FILE, Artifact, ArtifactError, EntryRecord, LambdaZi
 pub use runtime::{Arch, Runtime, RuntimeError};
 pub use write::{WriteError, package_lambda};
 
-use sha2::{Digest, Sha256};
-
-/// The SHA-256 of bytes, hexadecimal.
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
+pub use slsml_model::sha256_hex;

@@ -129,14 +129,15 @@ pub fn decide(strategy: &Strategy, state: &State, evidence: &Evidence, now: Inst
             Verdict::Inconclusive => waiting_for = waiting_for.or(Some(*check)),
         }
     }
-    let bake_over = state.step_began + strategy.steps[step].bake;
+    let bake_over = state.step_began.saturating_add(strategy.steps[step].bake);
+    let hold_over = bake_over.saturating_add(strategy.hold);
     if now < bake_over {
         return Action::Wait { until: bake_over, held: false };
     }
     match (waiting_for, strategy.on_inconclusive) {
         (None, _) => shift(strategy, step + 1, stable, candidate),
-        (Some(_), OnInconclusive::Hold) if now < bake_over + strategy.hold => {
-            Action::Wait { until: bake_over + strategy.hold, held: true }
+        (Some(_), OnInconclusive::Hold) if now < hold_over => {
+            Action::Wait { until: hold_over, held: true }
         }
         (Some(check), _) => roll_back(Reason::Inconclusive { check, evidence: *evidence }),
     }

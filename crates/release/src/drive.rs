@@ -8,8 +8,8 @@ use thiserror::Error;
 use crate::ports::{Clock, Metrics, Observed, PortError, Target};
 use crate::{Action, Evidence, Reason, Revision, Split, State, Strategy, decide};
 
-/// How often evidence is read while a step bakes.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The longest time between two looks while a step bakes: a move by others is seen this late.
+const LOOK_AT_LEAST: Duration = Duration::from_secs(15);
 
 /// What to release, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +55,11 @@ pub enum Event {
         /// Whether the bake is over and evidence is missing.
         held: bool,
     },
+    /// Something could not be read. Without evidence nothing is promoted; it is tried again.
+    LookFailed {
+        /// What went wrong.
+        cause: String,
+    },
 }
 
 /// Why a release stopped where it was.
@@ -63,6 +68,8 @@ pub enum Event {
 pub enum DriveError {
     #[error("{0}")]
     Moved(String),
+    #[error("the traffic is at {split} and nobody watches it: {cause}")]
+    Abandoned { split: Split, cause: PortError },
     #[error("a release is under way already: {split}")]
     UnderWay { split: Split },
     #[error("the target does not exist yet, and a strategy with steps needs a stable revision")]
@@ -90,17 +97,28 @@ pub async fn drive(
 ) -> Result<Ended, DriveError> {
     let mut seen = target.observe().await?;
     let mut state = begin(release, &seen, clock.now())?;
+    let look_every = metrics.resolution().min(LOOK_AT_LEAST);
     let mut moved = false;
     loop {
         let now = clock.now();
-        let evidence = gather(&state, metrics, now).await?;
+        let evidence = gather(&state, metrics, now).await.unwrap_or_else(|cause| {
+            tell(Event::LookFailed { cause: cause.to_string() });
+            Evidence::default()
+        });
         match decide(&release.strategy, &state, &evidence, now) {
             Action::Done if moved => return Ok(Ended::Promoted),
             Action::Done => return Ok(Ended::Unchanged),
             Action::Wait { until, held } => {
                 tell(Event::Looked { evidence, left: until.saturating_sub(now), held });
-                clock.sleep_until(until.min(now + LOOK_EVERY)).await;
-                still_ours(&seen, target.observe().await?)?;
+                clock.sleep_until(until.min(now + look_every)).await;
+                match target.observe().await {
+                    Ok(found) => still_ours(&seen, found)?,
+                    Err(PortError::Moved(what)) => return Err(DriveError::Moved(what)),
+                    // Writes carry what was seen, so going on blind overwrites nobody.
+                    Err(PortError::Failed(cause)) => {
+                        tell(Event::LookFailed { cause: cause.to_string() })
+                    }
+                }
             }
             Action::RollBack { split, reason } => {
                 route(&split, &mut seen, target, &mut tell).await?;
@@ -138,7 +156,7 @@ async fn gather(
     state: &State,
     metrics: &impl Metrics,
     now: Duration,
-) -> Result<Evidence, DriveError> {
+) -> Result<Evidence, PortError> {
     let (Some(stable), Some(split)) = (&state.stable, &state.split) else {
         return Ok(Evidence::default());
     };
@@ -164,7 +182,16 @@ async fn route(
     tell: &mut impl FnMut(Event),
 ) -> Result<(), DriveError> {
     tell(Event::Moving { split: split.clone() });
-    *seen = target.route(split, seen.token.as_ref()).await?;
+    match target.route(split, seen.token.as_ref()).await {
+        Ok(found) => *seen = found,
+        Err(cause @ PortError::Failed(_)) => {
+            return Err(match seen.split.take().filter(|split| split.candidate.is_some()) {
+                Some(split) => DriveError::Abandoned { split, cause },
+                None => DriveError::Failed(cause),
+            });
+        }
+        Err(moved) => return Err(moved.into()),
+    }
     tell(Event::Moved { split: split.clone() });
     Ok(())
 }

@@ -51,6 +51,8 @@ pub trait Target {
 /// What revisions did.
 #[allow(async_fn_in_trait)]
 pub trait Metrics {
+    /// How fine the counts are in time: looking more often shows nothing new.
+    fn resolution(&self) -> Duration;
     /// The counts of one revision between two points in time.
     async fn counts(
         &self,

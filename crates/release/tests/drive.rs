@@ -62,9 +62,14 @@ struct Traffic<'a> {
     clock: &'a VirtualClock,
     per_second: u64,
     failing: f64,
+    unreadable: bool,
 }
 
 impl Metrics for Traffic<'_> {
+    fn resolution(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
     async fn counts(
         &self,
         revision: &Revision,
@@ -72,6 +77,9 @@ impl Metrics for Traffic<'_> {
         to: Duration,
     ) -> Result<Counts, PortError> {
         assert!(to <= self.clock.now());
+        if self.unreadable {
+            return Err(PortError::Failed("the metrics cannot be read".into()));
+        }
         let requests = (to - from).as_secs() * self.per_second;
         let failing = if revision.0 == "2" { self.failing } else { 0.0 };
         Ok(Counts { requests, errors: (requests as f64 * failing) as u64 })
@@ -101,7 +109,8 @@ struct Run {
 fn run(release: &Release, alias: &Alias, per_second: u64, failing: f64) -> Run {
     let began = Duration::from_secs(1_000_000);
     let clock = VirtualClock::at(began);
-    let traffic = Traffic { clock: &clock, per_second, failing };
+    let unreadable = failing.is_nan();
+    let traffic = Traffic { clock: &clock, per_second, failing, unreadable };
     let mut events = Vec::new();
     let work = drive(release, alias, &traffic, &clock, |event| events.push(event));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -136,6 +145,19 @@ fn without_traffic_nothing_is_promoted() {
     assert!(matches!(run.ended, Ok(Ended::RolledBack(Reason::Inconclusive { .. }))));
     assert_eq!(alias.see().split, Some(Split::all_to(Revision("1".into()))));
     assert_eq!(run.took, Duration::from_secs(60 + 600));
+}
+
+#[test]
+fn metrics_that_cannot_be_read_promote_nothing_and_abandon_nothing() {
+    let alias = Alias::serving("1");
+    let run = run(&canary(), &alias, 10, f64::NAN);
+    assert!(
+        matches!(run.ended, Ok(Ended::RolledBack(Reason::Inconclusive { .. }))),
+        "{:?}",
+        run.ended
+    );
+    assert_eq!(alias.see().split, Some(Split::all_to(Revision("1".into()))));
+    assert!(run.events.iter().any(|event| matches!(event, Event::LookFailed { .. })));
 }
 
 #[test]

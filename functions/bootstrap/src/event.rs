@@ -35,10 +35,12 @@ pub(crate) async fn answer(
     let payload = event.payload.get();
     let wrapped =
         serde_json::from_str::<Shape>(payload).is_ok_and(|shape| shape.request_context.is_some());
+    let resource = resource(&event.context.invoked_function_arn);
     let (answer, reply) =
         if wrapped { http(service, event).await? } else { bare(service, payload) };
     Outcome {
         request_id: &request_id,
+        resource: &resource,
         status: answer.status,
         failed_invocation: reply.is_err(),
         latency: started.elapsed(),
@@ -47,6 +49,11 @@ pub(crate) async fn answer(
     }
     .log();
     reply
+}
+
+/// `function:alias`, as CloudWatch names what was invoked; just the function without a qualifier.
+fn resource(arn: &str) -> String {
+    arn.split_once(":function:").map_or(arn, |(_, resource)| resource).to_owned()
 }
 
 type Reply = Result<Box<RawValue>, Diagnostic>;
@@ -61,7 +68,7 @@ fn bare(service: &Service, payload: &str) -> (Answer, Reply) {
         }
         Err(error @ ProtocolError::Failed(_)) => {
             let diagnostic =
-                Diagnostic { error_type: "ModelFailed".into(), error_message: error.to_string() };
+                Diagnostic { error_type: "ModelFailed".into(), error_message: error.message() };
             (error.into(), Err(diagnostic))
         }
         Err(error) => {
@@ -85,9 +92,14 @@ async fn http(
     service: &Service,
     event: LambdaEvent<Box<RawValue>>,
 ) -> Result<(Answer, Reply), Diagnostic> {
-    let payload: LambdaRequest = serde_json::from_str(event.payload.get()).map_err(|error| {
-        Diagnostic { error_type: "UnknownEvent".into(), error_message: error.to_string() }
-    })?;
+    let payload: LambdaRequest = match serde_json::from_str(event.payload.get()) {
+        Ok(payload) => payload,
+        Err(error) => {
+            let answer = Answer::from(ProtocolError::BadRequest(error.to_string()));
+            let reply = raw(&answer.body);
+            return Ok((answer, reply));
+        }
+    };
     let mut answered = None;
     let reply = {
         let handler = service_fn(|request: Request| {

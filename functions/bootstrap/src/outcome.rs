@@ -17,6 +17,8 @@ const NAMESPACE: &str = "slsml";
 /// What became of one request.
 pub(crate) struct Outcome<'a> {
     pub(crate) request_id: &'a str,
+    /// What was invoked: `function:alias`.
+    pub(crate) resource: &'a str,
     /// The status answered, or the one a bare infer request would have had.
     pub(crate) status: u16,
     /// The invocation itself failed, so Lambda counts it.
@@ -41,7 +43,7 @@ impl Outcome<'_> {
                 "Timestamp": millis,
                 "CloudWatchMetrics": [{
                     "Namespace": NAMESPACE,
-                    "Dimensions": [["FunctionName", "Version"]],
+                    "Dimensions": [["FunctionName", "Resource", "Version"]],
                     "Metrics": [
                         count("Requests"),
                         count("ServerErrors"),
@@ -52,6 +54,7 @@ impl Outcome<'_> {
                 }],
             },
             "FunctionName": std::env::var("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_default(),
+            "Resource": self.resource,
             "Version": init::function_version(),
             "Requests": 1,
             "ServerErrors": u8::from(self.status >= 500 && !self.failed_invocation),
@@ -78,6 +81,7 @@ mod tests {
         let latency = Duration::from_micros(1500);
         let outcome = Outcome {
             request_id: "r",
+            resource: "f:live",
             status,
             failed_invocation,
             latency,

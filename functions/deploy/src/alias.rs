@@ -84,10 +84,19 @@ impl Target for AliasTarget {
     }
 
     async fn route(&self, split: &Split, seen: Option<&Token>) -> Result<Observed, PortError> {
-        Ok(match seen {
-            Some(token) => self.update(split, token).await?,
-            None => self.create(split).await?,
-        })
+        let written = match seen {
+            Some(token) => self.update(split, token).await,
+            None => self.create(split).await,
+        };
+        match written {
+            // A write whose answer was lost is tried again by the SDK, and then comes too late:
+            // it was us who moved it.
+            Err(moved @ LambdaError::Moved { .. }) => {
+                let found = self.get().await?;
+                if found.split.as_ref() == Some(split) { Ok(found) } else { Err(moved.into()) }
+            }
+            other => Ok(other?),
+        }
     }
 }
 
@@ -99,7 +108,7 @@ fn routing(split: &Split) -> AliasRoutingConfiguration {
         .build()
 }
 
-fn observed(
+pub(crate) fn observed(
     version: Option<String>,
     routing: Option<AliasRoutingConfiguration>,
     revision_id: Option<String>,

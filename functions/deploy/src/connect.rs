@@ -19,6 +19,22 @@ pub struct Connect {
     pub credentials: Option<(String, String)>,
 }
 
+/// Settings for a call that carries a zip: it may take long, and stalled ones are noticed anyway.
+pub(crate) fn for_uploads() -> aws_sdk_lambda::config::Builder {
+    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(UPLOAD_LIMIT).build();
+    aws_sdk_lambda::Config::builder().timeout_config(timeouts)
+}
+
+/// Settings for a request to a function, which may run for 15 minutes and must run once.
+pub(crate) fn for_invoke() -> aws_sdk_lambda::config::Builder {
+    aws_sdk_lambda::Config::builder()
+        .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(UPLOAD_LIMIT).build())
+        .retry_config(RetryConfig::disabled())
+}
+
+/// The longest a single upload or invocation may take.
+pub(crate) const UPLOAD_LIMIT: Duration = Duration::from_secs(960);
+
 /// The services a deployment needs.
 #[derive(Clone, Debug)]
 pub struct Clients {
@@ -35,7 +51,7 @@ impl Clients {
             .build_https();
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(5))
-            .operation_attempt_timeout(Duration::from_secs(120))
+            .operation_attempt_timeout(Duration::from_secs(30))
             .build();
         // The control plane takes about 15 calls a second; adaptive retries slow down with it.
         let mut loader = aws_config::defaults(BehaviorVersion::latest())

@@ -83,7 +83,7 @@ impl LambdaError {
             }
             Self::NoRole { .. } => {
                 "pass --role ARN or set role under [lambda] in slsml.toml; it must trust \
-                 lambda.amazonaws.com and may carry AWSLambdaBasicExecutionRole"
+                 lambda.amazonaws.com and carry AWSLambdaBasicExecutionRole"
                     .into()
             }
             Self::NeedsBucket { .. } => {

@@ -16,10 +16,13 @@ use slsml_package::{Arch, Artifact};
 use slsml_release::Revision;
 
 use crate::upload::{self, Source, UNZIPPED_LIMIT};
-use crate::{Clients, LambdaError};
+use crate::{Clients, LambdaError, connect};
 
 /// How long a function or a version may take to become ready.
 const READY_LIMIT: Duration = Duration::from_secs(300);
+
+/// Custom runtimes make nothing of it, but Lambda wants one.
+const HANDLER: &str = "bootstrap";
 
 /// How a function should be.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,30 +83,26 @@ pub async fn ensure(
     }
     let wanted =
         Wanted { clients, spec, artifact, code_sha256: lambda_digest(&artifact.lambda.sha256) };
-    let changed_concurrency;
     let mut changed = true;
     let version = match wanted.configuration(None).await? {
         None => {
-            wanted.create(zip, &mut tell).await?;
-            changed_concurrency = wanted.reserve(&mut tell).await?;
-            wanted.publish(&mut tell).await?
+            let created = wanted.create(zip, &mut tell).await?;
+            wanted.publish(&created, &mut tell).await?
         }
-        Some(_) => {
-            changed_concurrency = wanted.reserve(&mut tell).await?;
-            match wanted.published().await? {
-                Some(version) => {
-                    changed = false;
-                    version
-                }
-                None => {
-                    wanted.update(zip, &mut tell).await?;
-                    wanted.publish(&mut tell).await?
-                }
+        Some(_) => match wanted.published().await? {
+            Some(version) => {
+                changed = false;
+                version
             }
-        }
+            None => {
+                let updated = wanted.update(zip, &mut tell).await?;
+                wanted.publish(&updated, &mut tell).await?
+            }
+        },
     };
     wanted.ready(Some(&version.0)).await?;
-    Ok(Ensured { version, changed: changed || changed_concurrency })
+    let reserved = wanted.reserve(&mut tell).await?;
+    Ok(Ensured { version, changed: changed || reserved })
 }
 
 /// Lambda states digests in base64, artifacts in hexadecimal.
@@ -152,38 +151,48 @@ impl Wanted<'_> {
         }
     }
 
-    /// Waits until the function, or one of its versions, can be used and changed. The SDK's
-    /// waiters would do the same, looking every 5 seconds and keeping the reason to themselves.
-    async fn ready(&self, version: Option<&str>) -> Result<FunctionConfiguration, LambdaError> {
-        let what = || match version {
+    fn what(&self, version: Option<&str>) -> String {
+        match version {
             Some(version) => format!("version {version} of {}", self.spec.name),
             None => format!("the function {}", self.spec.name),
-        };
+        }
+    }
+
+    /// Waits until nothing is under way on the function or one of its versions. The SDK's waiters
+    /// would do the same, looking every 5 seconds and keeping a failure's reason to themselves.
+    async fn settled(&self, version: Option<&str>) -> Result<FunctionConfiguration, LambdaError> {
         let mut pause = Duration::from_millis(100);
         let mut waited = Duration::ZERO;
         while waited < READY_LIMIT {
             let found = self.configuration(version).await?;
             let found = found
                 .ok_or_else(|| LambdaError::NoFunction { function: self.spec.name.clone() })?;
-            let failed = |reason: Option<&str>| LambdaError::Failed {
-                what: what(),
-                reason: reason.unwrap_or("Lambda gives no reason").into(),
-            };
-            if found.state() == Some(&State::Failed) {
-                return Err(failed(found.state_reason()));
-            }
-            if found.last_update_status() == Some(&LastUpdateStatus::Failed) {
-                return Err(failed(found.last_update_status_reason()));
-            }
-            let usable = matches!(found.state(), Some(State::Active | State::Inactive) | None);
-            if usable && found.last_update_status() != Some(&LastUpdateStatus::InProgress) {
+            let pending = found.state() == Some(&State::Pending);
+            if !pending && found.last_update_status() != Some(&LastUpdateStatus::InProgress) {
                 return Ok(found);
             }
             tokio::time::sleep(pause).await;
             waited += pause;
             pause = (pause * 2).min(Duration::from_secs(2));
         }
-        Err(LambdaError::NeverReady { what: what(), seconds: READY_LIMIT.as_secs() })
+        Err(LambdaError::NeverReady { what: self.what(version), seconds: READY_LIMIT.as_secs() })
+    }
+
+    /// Waits until what was just written can be used. A failure that was there before the write
+    /// is no reason not to repair it, so only this looks at it.
+    async fn ready(&self, version: Option<&str>) -> Result<FunctionConfiguration, LambdaError> {
+        let found = self.settled(version).await?;
+        let failed = |reason: Option<&str>| LambdaError::Failed {
+            what: self.what(version),
+            reason: reason.unwrap_or("Lambda gives no reason").into(),
+        };
+        if found.state() == Some(&State::Failed) {
+            return Err(failed(found.state_reason()));
+        }
+        if found.last_update_status() == Some(&LastUpdateStatus::Failed) {
+            return Err(failed(found.last_update_status_reason()));
+        }
+        Ok(found)
     }
 
     async fn source(
@@ -199,7 +208,11 @@ impl Wanted<'_> {
             .await
     }
 
-    async fn create(&self, zip: &[u8], tell: &mut impl FnMut(Progress)) -> Result<(), LambdaError> {
+    async fn create(
+        &self,
+        zip: &[u8],
+        tell: &mut impl FnMut(Progress),
+    ) -> Result<FunctionConfiguration, LambdaError> {
         let spec = self.spec;
         let role = spec
             .role
@@ -216,31 +229,37 @@ impl Wanted<'_> {
             .function_name(&spec.name)
             .role(role)
             .runtime(Runtime::Providedal2023)
-            .handler("bootstrap")
+            .handler(HANDLER)
             .architectures(self.architecture())
             .memory_size(spec.memory_mb.cast_signed())
             .timeout(spec.timeout_s.cast_signed())
             .environment(self.environment())
             .code(code.build())
+            .customize()
+            .config_override(connect::for_uploads())
             .send()
             .await
             .map_err(|error| LambdaError::of("CreateFunction", error))?;
-        self.ready(None).await.map(drop)
+        self.ready(None).await
     }
 
-    /// Brings code and settings of `$LATEST` to what is wanted.
-    async fn update(&self, zip: &[u8], tell: &mut impl FnMut(Progress)) -> Result<(), LambdaError> {
-        let found = self.ready(None).await?;
+    /// Brings code and settings of `$LATEST` to what is wanted; what is there then.
+    async fn update(
+        &self,
+        zip: &[u8],
+        tell: &mut impl FnMut(Progress),
+    ) -> Result<FunctionConfiguration, LambdaError> {
+        let mut found = self.settled(None).await?;
         if found.code_sha256() != Some(&self.code_sha256)
             || found.architectures() != [self.architecture()]
         {
             self.update_code(zip, &found, tell).await?;
+            found = self.settled(None).await?;
         }
-        let found = self.ready(None).await?;
         if !self.same_settings(&found) {
             self.update_configuration(&found, tell).await?;
         }
-        self.ready(None).await.map(drop)
+        self.ready(None).await
     }
 
     async fn update_code(
@@ -261,7 +280,9 @@ impl Wanted<'_> {
             Source::Bucket { bucket, key } => call.s3_bucket(bucket).s3_key(key),
         };
         tell(Progress::UpdatingCode);
-        call.send()
+        call.customize()
+            .config_override(connect::for_uploads())
+            .send()
             .await
             .map_err(|error| self.moved(LambdaError::of("UpdateFunctionCode", error)))?;
         Ok(())
@@ -277,6 +298,8 @@ impl Wanted<'_> {
             .lambda
             .update_function_configuration()
             .function_name(&self.spec.name)
+            .runtime(Runtime::Providedal2023)
+            .handler(HANDLER)
             .set_role(self.spec.role.clone())
             .memory_size(self.spec.memory_mb.cast_signed())
             .timeout(self.spec.timeout_s.cast_signed())
@@ -300,7 +323,9 @@ impl Wanted<'_> {
     fn same_settings(&self, found: &FunctionConfiguration) -> bool {
         let none = HashMap::new();
         let variables = found.environment().and_then(|all| all.variables()).unwrap_or(&none);
-        found.memory_size() == Some(self.spec.memory_mb.cast_signed())
+        found.runtime() == Some(&Runtime::Providedal2023)
+            && found.handler() == Some(HANDLER)
+            && found.memory_size() == Some(self.spec.memory_mb.cast_signed())
             && found.timeout() == Some(self.spec.timeout_s.cast_signed())
             && *variables == self.spec.environment
             && self.spec.role.as_deref().is_none_or(|role| found.role() == Some(role))
@@ -330,7 +355,11 @@ impl Wanted<'_> {
         Ok(newest.map(|number| Revision(number.to_string())))
     }
 
-    async fn publish(&self, tell: &mut impl FnMut(Progress)) -> Result<Revision, LambdaError> {
+    async fn publish(
+        &self,
+        latest: &FunctionConfiguration,
+        tell: &mut impl FnMut(Progress),
+    ) -> Result<Revision, LambdaError> {
         tell(Progress::Publishing);
         let published = self
             .clients
@@ -340,11 +369,12 @@ impl Wanted<'_> {
             .code_sha256(&self.code_sha256)
             .description(format!(
                 "slsml: model {}",
-                &self.artifact.model.sha256[..12.min(self.artifact.model.sha256.len())]
+                self.artifact.model.sha256.get(..12).unwrap_or_default()
             ))
+            .set_revision_id(latest.revision_id.clone())
             .send()
             .await
-            .map_err(|error| LambdaError::of("PublishVersion", error))?;
+            .map_err(|error| self.moved(LambdaError::of("PublishVersion", error)))?;
         let missing = LambdaError::Incomplete { call: "PublishVersion", field: "Version" };
         Ok(Revision(published.version.ok_or(missing)?))
     }

@@ -5,7 +5,7 @@ use aws_sdk_lambda::types::{InvocationType, LogType};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::{Clients, LambdaError};
+use crate::{Clients, LambdaError, connect};
 
 /// What came back.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub async fn invoke(
         .invocation_type(InvocationType::RequestResponse)
         .set_log_type(with_log.then_some(LogType::Tail))
         .payload(Blob::new(payload))
+        .customize()
+        .config_override(connect::for_invoke())
         .send()
         .await
         .map_err(|error| LambdaError::of("Invoke", error))?;

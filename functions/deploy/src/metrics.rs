@@ -1,12 +1,16 @@
 //! A version's counts from CloudWatch.
 //!
-//! Requests and failed invocations are Lambda's own metrics, which every function has. An HTTP
+//! Invocations and failed invocations are Lambda's own metrics, which every function has. An HTTP
 //! answer with a 5xx status is a success to Lambda, so the runtime counts those itself
 //! (`ServerErrors` in the namespace `slsml`); it counts nothing that Lambda counts.
+//!
+//! The two arrive on different ways and at different times. A request counts as evidence once both
+//! know of it: without the runtime's own counts (a role that may not write logs, say) there is none.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use aws_sdk_cloudwatch::types::{Dimension, Metric, MetricDataQuery, MetricStat};
+use aws_sdk_cloudwatch::types::{Dimension, Metric, MetricDataQuery, MetricStat, StatusCode};
 use aws_smithy_types::DateTime;
 use slsml_release::ports::{Metrics, PortError};
 use slsml_release::{Counts, Revision};
@@ -56,6 +60,12 @@ impl VersionMetrics {
         from: Duration,
         to: Duration,
     ) -> Result<Counts, LambdaError> {
+        // CloudWatch rounds a start down to a whole period, and would count what was before it.
+        let period = self.period.unsigned_abs().max(1).into();
+        let from = from.as_secs().div_ceil(period) * period;
+        if from > to.as_secs() {
+            return Ok(Counts::default());
+        }
         let resource = format!("{}:{}", self.function, self.alias);
         let lambda = || {
             vec![
@@ -64,39 +74,60 @@ impl VersionMetrics {
                 ("ExecutedVersion", version),
             ]
         };
-        let own = vec![("FunctionName", self.function.as_str()), ("Version", version)];
+        let own = || {
+            vec![
+                ("FunctionName", self.function.as_str()),
+                ("Resource", resource.as_str()),
+                ("Version", version),
+            ]
+        };
         let queries = vec![
-            self.query("requests", "AWS/Lambda", "Invocations", lambda()),
+            self.query("invocations", "AWS/Lambda", "Invocations", lambda()),
             self.query("failed", "AWS/Lambda", "Errors", lambda()),
-            self.query("answered", "slsml", "ServerErrors", own),
+            self.query("answered", "slsml", "Requests", own()),
+            self.query("server_errors", "slsml", "ServerErrors", own()),
         ];
-        let time = |time: Duration| DateTime::from_secs(time.as_secs() as i64);
+        let time = |seconds: u64| DateTime::from_secs(seconds as i64);
         let mut pages = self
             .clients
             .cloudwatch
             .get_metric_data()
             .set_metric_data_queries(Some(queries))
             .start_time(time(from))
-            .end_time(time(to + Duration::from_secs(1)))
+            .end_time(time(to.as_secs() + 1))
             .into_paginator()
             .send();
-        let mut counts = Counts::default();
+        let mut sums: HashMap<String, u64> = HashMap::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| LambdaError::of("GetMetricData", error))?;
             for series in page.metric_data_results() {
-                let sum = series.values().iter().sum::<f64>().round() as u64;
-                match series.id() {
-                    Some("requests") => counts.requests += sum,
-                    Some("failed" | "answered") => counts.errors += sum,
-                    _ => {}
+                let id = series.id().unwrap_or_default();
+                if !matches!(
+                    series.status_code(),
+                    Some(StatusCode::Complete | StatusCode::PartialData) | None
+                ) {
+                    return Err(LambdaError::Failed {
+                        what: format!("reading the metric {id}"),
+                        reason: format!("{:?}", series.status_code()),
+                    });
                 }
+                *sums.entry(id.into()).or_default() +=
+                    series.values().iter().sum::<f64>().round() as u64;
             }
         }
-        Ok(counts)
+        let sum = |id: &str| sums.get(id).copied().unwrap_or(0);
+        Ok(Counts {
+            requests: sum("invocations").min(sum("answered") + sum("failed")),
+            errors: sum("failed") + sum("server_errors"),
+        })
     }
 }
 
 impl Metrics for VersionMetrics {
+    fn resolution(&self) -> Duration {
+        Duration::from_secs(self.period.unsigned_abs().into())
+    }
+
     async fn counts(
         &self,
         revision: &Revision,

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 use slsml_release::Split;
-use slsml_release::ports::{PortError, Target};
 
-use crate::{AliasTarget, Clients, LambdaError};
+use crate::alias::observed;
+use crate::{Clients, LambdaError};
 
 /// A function, its aliases and versions.
 #[derive(Clone, Debug, Serialize)]
@@ -83,14 +83,7 @@ async fn aliases(clients: &Clients, function: &str) -> Result<Vec<AliasStatus>, 
     while let Some(alias) = pages.next().await {
         let alias = alias.map_err(|error| LambdaError::of("ListAliases", error))?;
         let name = alias.name.unwrap_or_default();
-        let target = AliasTarget::new(clients, function, &name);
-        let observed = target.observe().await.map_err(|error| match error {
-            PortError::Moved(what) => LambdaError::Moved { what },
-            PortError::Failed(cause) => LambdaError::Failed {
-                what: format!("reading the alias {name}"),
-                reason: cause.to_string(),
-            },
-        })?;
+        let observed = observed(alias.function_version, alias.routing_config, alias.revision_id)?;
         all.extend(observed.split.map(|split| AliasStatus { name, split }));
     }
     Ok(all)

@@ -1,9 +1,10 @@
 //! Getting a zip to where Lambda reads it.
 
 use aws_sdk_lambda::primitives::Blob;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::primitives::ByteStream;
 
-use crate::{Clients, LambdaError};
+use crate::{Clients, LambdaError, connect};
 
 /// What a request may carry itself.
 pub(crate) const DIRECT_LIMIT: u64 = 52_428_800;
@@ -42,14 +43,29 @@ pub(crate) async fn upload(
         return Ok(Source::Direct(Blob::new(zip)));
     };
     let key = format!("slsml/{name}/{sha256}.zip");
-    let there = clients.s3.head_object().bucket(bucket).key(&key).send().await;
-    if there.is_err() {
+    let there = match clients.s3.head_object().bucket(bucket).key(&key).send().await {
+        Ok(_) => true,
+        // Without permission to list, what is not there looks forbidden.
+        Err(error)
+            if error
+                .raw_response()
+                .is_some_and(|answer| [403, 404].contains(&answer.status().as_u16())) =>
+        {
+            false
+        }
+        Err(error) => return Err(LambdaError::of("HeadObject", error)),
+    };
+    if !there {
         clients
             .s3
             .put_object()
             .bucket(bucket)
             .key(&key)
             .body(ByteStream::from(zip.to_vec()))
+            .customize()
+            .config_override(aws_sdk_s3::Config::builder().timeout_config(
+                TimeoutConfig::builder().operation_attempt_timeout(connect::UPLOAD_LIMIT).build(),
+            ))
             .send()
             .await
             .map_err(|error| LambdaError::of("PutObject", error))?;

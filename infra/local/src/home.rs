@@ -4,9 +4,15 @@ use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+const ENDPOINT_FILE: &str = "endpoint.json";
+
+/// How long a lock that is held for a moment, or a start, is waited for.
+const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// A local cloud's folder.
 #[derive(Clone, Debug)]
@@ -70,14 +76,28 @@ impl Home {
             Err(source) => Err(HomeError::Io { path, source }),
             Ok(file) => match file.try_lock_shared() {
                 Ok(()) => Ok(None),
-                Err(TryLockError::WouldBlock) => Ok(self.endpoint_file()),
+                Err(TryLockError::WouldBlock) => Ok(Some(self.announced()?)),
                 Err(TryLockError::Error(source)) => Err(HomeError::Io { path, source }),
             },
         }
     }
 
+    /// Who announced that it runs here; it may still be starting.
+    fn announced(&self) -> Result<Running, HomeError> {
+        let began = Instant::now();
+        loop {
+            if let Some(running) = self.endpoint_file() {
+                return Ok(running);
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(HomeError::Taken { dir: self.dir.clone(), at: None });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn endpoint_file(&self) -> Option<Running> {
-        serde_json::from_slice(&std::fs::read(self.join("endpoint.json")).ok()?).ok()
+        serde_json::from_slice(&std::fs::read(self.join(ENDPOINT_FILE)).ok()?).ok()
     }
 
     /// Takes the folder for this process, until the returned file is dropped.
@@ -95,19 +115,36 @@ impl Home {
             .read(true)
             .open(&path)
             .map_err(failed(&path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                Err(HomeError::Taken { dir: self.dir.clone(), at: self.endpoint_file() })
+        let began = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                // Whoever only looks holds the lock for a moment.
+                Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(HomeError::Taken {
+                        dir: self.dir.clone(),
+                        at: self.endpoint_file(),
+                    });
+                }
+                Err(TryLockError::Error(source)) => return Err(HomeError::Io { path, source }),
             }
-            Err(TryLockError::Error(source)) => Err(HomeError::Io { path, source }),
+        }
+        // What an earlier process announced is not true any more.
+        match std::fs::remove_file(self.join(ENDPOINT_FILE)) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(HomeError::Io { path: self.join(ENDPOINT_FILE), source })
+            }
+            _ => Ok(file),
         }
     }
 
     /// Tells others where this process listens.
     pub(crate) fn announce(&self, running: &Running) -> Result<(), HomeError> {
         let json = serde_json::to_vec(running).unwrap_or_default();
-        self.write("endpoint.json", &json)
+        self.write(ENDPOINT_FILE, &json)
     }
 
     /// Writes a whole file or nothing.

@@ -2,9 +2,12 @@
 //! is a function URL or the local cloud's own.
 
 use std::convert::Infallible;
+use std::ffi::OsStr;
 use std::future::Future;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,9 +121,13 @@ fn end_leftovers(home: &Home) {
     let Ok(processes) = std::fs::read_dir("/proc") else { return };
     for process in processes.flatten() {
         let id = process.file_name().to_str().and_then(|name| name.parse().ok());
-        let inside = std::fs::read_link(process.path().join("cwd"))
-            .is_ok_and(|cwd| cwd.starts_with(&unpacked));
-        if let (Some(id), true) = (id.and_then(rustix::process::Pid::from_raw), inside) {
+        // A shell that happens to be there is not one of ours; what Lambda started has its variable.
+        let ours = std::fs::read(process.path().join("environ")).is_ok_and(|environ| {
+            let mut variables = environ.split(|byte| *byte == 0);
+            let root = variables.find_map(|variable| variable.strip_prefix(b"LAMBDA_TASK_ROOT="));
+            root.is_some_and(|root| Path::new(OsStr::from_bytes(root)).starts_with(&unpacked))
+        });
+        if let (Some(id), true) = (id.and_then(rustix::process::Pid::from_raw), ours) {
             // It may have ended a moment ago.
             let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
         }
@@ -160,6 +167,9 @@ async fn answer(
     cloud: Arc<Cloud>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    if let Err(why) = from_this_machine(&request) {
+        return Ok(plain(403, why));
+    }
     let service = signed_for(&request);
     let path = request.uri().path().to_owned();
     if service.as_deref() == Some("s3") {
@@ -186,20 +196,40 @@ async fn answer(
     })
 }
 
+/// Listening on loopback does not keep web pages out: a browser on this machine may be made to
+/// send requests here, under another host's name or across origins. AWS clients do neither.
+fn from_this_machine(request: &Request<Incoming>) -> Result<(), &'static str> {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let host = header("host").unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    if !(matches!(name, "127.0.0.1" | "localhost" | "[::1]") || name.ends_with(".localhost")) {
+        return Err("slsml local answers requests to 127.0.0.1 and localhost only");
+    }
+    let foreign_page = header("origin").is_some()
+        || header("sec-fetch-site").is_some_and(|site| site != "none" && site != "same-origin");
+    if foreign_page && !is_url(request.uri().path()) {
+        return Err("slsml local does not answer web pages, except at function URLs");
+    }
+    Ok(())
+}
+
 /// The service in the request's signature: `Credential=KEY/DATE/REGION/SERVICE/aws4_request`.
 fn signed_for(request: &Request<Incoming>) -> Option<String> {
-    let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
-    let scope = match header {
-        Some(header) => header.split("Credential=").nth(1)?.split(',').next()?.to_owned(),
-        None => {
-            let query = request.uri().query()?;
-            let mut pairs = form_urlencoded::parse(query.as_bytes());
-            pairs.find(|(key, _)| key == "X-Amz-Credential")?.1.into_owned()
-        }
-    };
     // A function URL may be signed too; it keeps its own path.
-    let service = scope.split('/').nth(3)?;
-    (!is_url(request.uri().path())).then(|| service.to_owned())
+    if is_url(request.uri().path()) {
+        return None;
+    }
+    let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    if let Some(header) = header {
+        let scope = header.split("Credential=").nth(1)?.split(',').next()?;
+        return scope.split('/').nth(3).map(str::to_owned);
+    }
+    // Only objects have addresses that carry their own signature, and s3s verifies it.
+    let mut pairs = form_urlencoded::parse(request.uri().query()?.as_bytes());
+    pairs.any(|(key, _)| key == "X-Amz-Credential").then(|| "s3".to_owned())
 }
 
 async fn unsigned(cloud: &Cloud, path: &str, parts: &Parts, body: Bytes) -> Response<Body> {

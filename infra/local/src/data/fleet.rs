@@ -1,6 +1,6 @@
 //! All processes of all functions: who is free, how many run, who is stopped.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ pub(crate) struct Invocation {
     pub(crate) qualifier: Option<String>,
     pub(crate) payload: Bytes,
     pub(crate) request_id: String,
+    /// Whether the caller wants the end of the log.
+    pub(crate) with_tail: bool,
 }
 
 /// What became of it.
@@ -66,6 +68,8 @@ struct Route {
     launch: Launch,
     reserved: Option<u32>,
     others_reserved: u32,
+    /// The functions whose requests count against their own reservation.
+    reserving: HashSet<String>,
 }
 
 impl Fleet {
@@ -91,9 +95,12 @@ impl Fleet {
     pub(crate) async fn invoke(self: &Arc<Fleet>, asked: &Invocation) -> AwsResult<Invoked> {
         let route = self.route(&asked.function, asked.qualifier.as_deref())?;
         let dimensions = Dimensions { asked, version: &route.version.version };
-        let Some(_permit) = self.permit(&asked.function, &route) else {
-            dimensions.put(&self.metrics, "Throttles", 1.0, "Count");
-            return Err(AwsError::throttled("ReservedFunctionConcurrentInvocationLimitExceeded"));
+        let _permit = match self.permit(&asked.function, &route) {
+            Ok(permit) => permit,
+            Err(reason) => {
+                dimensions.put(&self.metrics, "Throttles", 1.0, "Count");
+                return Err(AwsError::throttled(reason));
+            }
         };
         let started = Instant::now();
         let (ended, took, log_tail) = self.run(asked, &route).await?;
@@ -114,14 +121,14 @@ impl Fleet {
         asked: &Invocation,
         route: &Route,
     ) -> AwsResult<(Ended, Option<Duration>, Vec<u8>)> {
-        let limit = Duration::from_secs(route.version.config.timeout_s.into());
+        let mut limit = Duration::from_secs(route.version.config.timeout_s.into());
         let request_id = &asked.request_id;
         let start = format!("START RequestId: {request_id} Version: {}", route.version.version);
         let mut sandbox = match self.free(&asked.function, &route.version) {
             Some(sandbox) => sandbox,
             None => {
                 let log = self.log(&route.launch)?;
-                match start_twice(&route.launch, log.clone(), limit, request_id).await {
+                match start_twice(&route.launch, log.clone(), &mut limit, request_id).await {
                     Ok(sandbox) => sandbox,
                     Err(payload) => return Ok((Ended::Died(payload), None, log.tail())),
                 }
@@ -138,8 +145,10 @@ impl Fleet {
         let began = Instant::now();
         let ended = sandbox.run(work, limit).await;
         let took = began.elapsed();
-        // The reader of the process's output runs beside this; let it finish the lines at hand.
-        tokio::task::yield_now().await;
+        if asked.with_tail {
+            // The reader of the process's output runs beside this; let it finish the lines at hand.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         sandbox.log.line(format!("END RequestId: {request_id}").as_bytes());
         let peak = sandbox.peak_memory_mb();
         let memory = route.version.config.memory_mb;
@@ -177,12 +186,19 @@ impl Fleet {
             .filter(|other| other.name != name)
             .filter_map(|other| other.reserved_concurrency)
             .sum();
+        let reserving = state
+            .functions
+            .values()
+            .filter(|other| other.reserved_concurrency.is_some())
+            .map(|other| other.name.clone())
+            .collect();
         let version = version.clone();
         let reserved = function.reserved_concurrency;
         let digests: Vec<String> = layers::resolve(&version.config.layers, &state)
             .into_iter()
             .map(|layer| layer.code.sha256.clone())
             .collect();
+        let digests: Vec<&str> = digests.iter().map(String::as_str).collect();
         drop(state);
         let code = &self.registry.code;
         let task = code.unpack(&version.code.sha256).map_err(AwsError::internal)?;
@@ -193,25 +209,30 @@ impl Fleet {
         let log_stream = format!("local/[{}]{}", version.version, ids::short_id(12));
         let launch =
             Launch { function: name.into(), version: version.clone(), task, opt, log_stream };
-        Ok(Route { version, launch, reserved, others_reserved })
+        Ok(Route { version, launch, reserved, others_reserved, reserving })
     }
 
     /// Counts a request in, if the function and the account have room for it.
-    fn permit(self: &Arc<Fleet>, function: &str, route: &Route) -> Option<Permit> {
+    fn permit(self: &Arc<Fleet>, function: &str, route: &Route) -> Result<Permit, &'static str> {
         let mut inner = self.inner();
         let running = inner.in_flight.get(function).copied().unwrap_or(0);
         let room = match route.reserved {
             Some(reserved) => running < reserved,
             None => {
-                let all: u32 = inner.in_flight.values().sum();
+                let unreserved =
+                    inner.in_flight.iter().filter(|(name, _)| !route.reserving.contains(*name));
+                let all: u32 = unreserved.map(|(_, running)| running).sum();
                 all < self.registry.account_concurrency.saturating_sub(route.others_reserved)
             }
         };
         if !room {
-            return None;
+            return Err(match route.reserved {
+                Some(_) => "ReservedFunctionConcurrentInvocationLimitExceeded",
+                None => "ConcurrentInvocationLimitExceeded",
+            });
         }
         *inner.in_flight.entry(function.to_owned()).or_default() += 1;
-        Some(Permit { fleet: self.clone(), function: function.to_owned() })
+        Ok(Permit { fleet: self.clone(), function: function.to_owned() })
     }
 
     fn free(&self, function: &str, version: &Version) -> Option<Sandbox> {
@@ -232,18 +253,17 @@ impl Fleet {
 
     /// Ends processes that nobody needs: idle for too long, or of code that is gone.
     pub(crate) fn sweep(&self) {
-        let state = self.registry.read().clone();
-        let current = |function: &str, revision: &str| {
-            state.functions.get(function).is_some_and(|function| {
-                let mut versions =
-                    std::iter::once(&function.latest).chain(function.versions.values());
-                versions.any(|version| version.revision_id == revision)
-            })
-        };
+        let state = self.registry.read();
+        let versions = state.functions.values().flat_map(|function| {
+            std::iter::once(&function.latest).chain(function.versions.values())
+        });
+        let current: HashSet<String> =
+            versions.map(|version| version.revision_id.clone()).collect();
+        drop(state);
         let mut ended = Vec::new();
         let mut inner = self.inner();
-        inner.idle.retain(|(function, revision), idle| {
-            let keep = current(function, revision);
+        inner.idle.retain(|(_, revision), idle| {
+            let keep = current.contains(revision);
             let old = |since: &Instant| !keep || since.elapsed() >= self.idle_after;
             ended.extend(idle.extract_if(.., |(_, since)| old(since)));
             !idle.is_empty()
@@ -260,17 +280,20 @@ impl Fleet {
 }
 
 /// Starts a process; one that fails to initialise is tried once more within the request's own
-/// time, as Lambda does.
+/// time, as Lambda does. What is left of that time is for the request.
 async fn start_twice(
     launch: &Launch,
     log: Arc<Log>,
-    limit: Duration,
+    limit: &mut Duration,
     request_id: &str,
 ) -> Result<Sandbox, Bytes> {
-    match Sandbox::start(launch, log.clone(), INIT_LIMIT, request_id).await {
-        Ok(sandbox) => Ok(sandbox),
-        Err(_) => Sandbox::start(launch, log, limit, request_id).await,
+    if let Ok(sandbox) = Sandbox::start(launch, log.clone(), INIT_LIMIT, request_id).await {
+        return Ok(sandbox);
     }
+    let again = Instant::now();
+    let sandbox = Sandbox::start(launch, log, *limit, request_id).await?;
+    *limit = limit.saturating_sub(again.elapsed());
+    Ok(sandbox)
 }
 
 /// The version one request goes to: each is drawn anew by the alias's weights.

@@ -45,10 +45,11 @@ pub(crate) async fn invoke(
             "Could not parse request body into json: {error}"
         )));
     }
-    let asked = Invocation { function, qualifier, payload, request_id: ids::uuid() };
+    let with_tail = header("x-amz-log-type") == Some("Tail");
+    let request_id = ids::uuid();
+    let asked = Invocation { function, qualifier, payload, request_id, with_tail };
     match kind {
         "RequestResponse" => {
-            let with_tail = header("x-amz-log-type") == Some("Tail");
             let request_id = asked.request_id.clone();
             let invoked = finish(fleet, asked).await?;
             Ok(answer(&request_id, invoked, with_tail))

@@ -126,8 +126,12 @@ impl Sandbox {
 
     /// Gives the process one request and waits for its end.
     pub(crate) async fn run(&mut self, work: Work, limit: Duration) -> Ended {
-        while self.signals.try_recv().is_ok() {}
         let request_id = work.request_id.clone();
+        while let Ok(signal) = self.signals.try_recv() {
+            if let Signal::Exited(status) = signal {
+                return Ended::Died(exit_error(&request_id, &status));
+            }
+        }
         let deadline = tokio::time::Instant::now() + limit;
         if self.work.send(work).await.is_err() {
             return Ended::Died(exit_error(&request_id, "before the request"));
@@ -196,8 +200,13 @@ async fn watch(
 ) {
     let out = child.stdout.take().map(|stream| tokio::spawn(log.clone().follow(stream)));
     let err = child.stderr.take().map(|stream| tokio::spawn(log.follow(stream)));
+    let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
     let status = child.wait().await;
     exited.store(true, Ordering::Release);
+    if let Some(group) = group {
+        // What it started ends with it; usually there is nothing.
+        let _ = kill_process_group(group, Kill::KILL);
+    }
     // What it said last belongs before its end; a child of its own may keep the pipe open.
     for reader in [out, err].into_iter().flatten() {
         let _ = tokio::time::timeout(Duration::from_millis(200), reader).await;

@@ -37,7 +37,7 @@ pub(crate) async fn answer(
     }
     let request_id = ids::uuid();
     let payload = event(id, path, parts, &body, &request_id).to_string().into();
-    let asked = Invocation { function, qualifier, payload, request_id };
+    let asked = Invocation { function, qualifier, payload, request_id, with_tail: false };
     match invoke::finish(fleet, asked).await {
         Err(error) if error.status == 429 => {
             message(StatusCode::TOO_MANY_REQUESTS, "Rate Exceeded.")

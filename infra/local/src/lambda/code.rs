@@ -34,8 +34,10 @@ fn key(sha256: &str) -> String {
 impl CodeStore {
     pub(crate) fn open(home: &Home) -> std::io::Result<CodeStore> {
         let store = CodeStore { zips: home.join("code"), unpacked: home.join("unpacked") };
-        std::fs::create_dir_all(&store.zips)?;
-        std::fs::create_dir_all(&store.unpacked)?;
+        for folder in [&store.zips, &store.unpacked] {
+            std::fs::create_dir_all(folder)?;
+            remove_unfinished(folder)?;
+        }
         Ok(store)
     }
 
@@ -49,7 +51,7 @@ impl CodeStore {
         let code = inspect(bytes)?;
         let path = self.zip(&code.sha256);
         if !path.exists() {
-            let fresh = path.with_extension("new");
+            let fresh = path.with_extension(format!("new-{}", crate::ids::short_id(8)));
             std::fs::write(&fresh, bytes).map_err(AwsError::internal)?;
             std::fs::rename(&fresh, &path).map_err(AwsError::internal)?;
         }
@@ -58,25 +60,18 @@ impl CodeStore {
 
     /// The folder a digest is unpacked in.
     pub(crate) fn unpack(&self, sha256: &str) -> std::io::Result<PathBuf> {
-        let target = self.unpacked.join(key(sha256));
-        if target.exists() {
-            return Ok(target);
-        }
-        let fresh = target.with_extension(format!("new-{}", crate::ids::short_id(8)));
-        std::fs::create_dir_all(&fresh)?;
-        unpack_into(&std::fs::read(self.zip(sha256))?, &fresh)?;
-        match std::fs::rename(&fresh, &target) {
-            Ok(()) => Ok(target),
-            // Another process start was faster.
-            Err(_) if target.exists() => std::fs::remove_dir_all(&fresh).map(|()| target),
-            Err(error) => Err(error),
-        }
+        self.once(&key(sha256), &[sha256])
     }
 
     /// A folder with several layers over each other, the later ones above.
-    pub(crate) fn merge_layers(&self, digests: &[String]) -> std::io::Result<PathBuf> {
+    pub(crate) fn merge_layers(&self, digests: &[&str]) -> std::io::Result<PathBuf> {
         let name = Sha256::digest(digests.join(","));
-        let target = self.unpacked.join(format!("layers-{}", URL_SAFE_NO_PAD.encode(name)));
+        self.once(&format!("layers-{}", URL_SAFE_NO_PAD.encode(name)), digests)
+    }
+
+    /// Unpacks zips over each other into a folder, unless it is there: it appears whole or not.
+    fn once(&self, name: &str, digests: &[&str]) -> std::io::Result<PathBuf> {
+        let target = self.unpacked.join(name);
         if target.exists() {
             return Ok(target);
         }
@@ -87,10 +82,26 @@ impl CodeStore {
         }
         match std::fs::rename(&fresh, &target) {
             Ok(()) => Ok(target),
+            // Another request was faster.
             Err(_) if target.exists() => std::fs::remove_dir_all(&fresh).map(|()| target),
             Err(error) => Err(error),
         }
     }
+}
+
+/// What a killed process left half-written.
+fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let unfinished =
+            path.extension().is_some_and(|ending| ending.to_string_lossy().starts_with("new-"));
+        match (unfinished, path.is_dir()) {
+            (true, true) => std::fs::remove_dir_all(path)?,
+            (true, false) => std::fs::remove_file(path)?,
+            (false, _) => {}
+        }
+    }
+    Ok(())
 }
 
 fn not_a_zip() -> AwsError {
@@ -137,6 +148,11 @@ fn unpack_into(bytes: &[u8], target: &Path) -> std::io::Result<()> {
         }
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
+        }
+        // A later layer's file replaces an earlier one's, which may not be writable.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
         std::io::copy(&mut file, &mut std::fs::File::create(&path)?)?;
         let mode = file.unix_mode().unwrap_or(0o644) & 0o777;

@@ -172,6 +172,11 @@ impl Settings {
             config.environment = environment.variables;
         }
         if let Some(layers) = self.layers {
+            if layers.len() > LAYER_LIMIT {
+                let message = format!("You can't reference more than {LAYER_LIMIT} layers.");
+                return Err(AwsError::invalid(message));
+            }
+            layers::check_references(&layers, state)?;
             config.layers = layers;
         }
         if let Some(tracing) = self.tracing_config {
@@ -232,12 +237,7 @@ fn check_config(config: &Config, state: &State) -> AwsResult<()> {
              for modification. Reserved keys used in this request: {key}"
         )));
     }
-    if config.layers.len() > LAYER_LIMIT {
-        return Err(AwsError::invalid(format!(
-            "You can't reference more than {LAYER_LIMIT} layers."
-        )));
-    }
-    layers::check_references(&config.layers, state)
+    Ok(())
 }
 
 /// The unpacked size and the presence of a bootstrap depend on code and layers together.

@@ -34,8 +34,7 @@ fn find<'a>(arn: &str, state: &'a State) -> Option<&'a LayerVersion> {
     state.layers.get(name)?.versions.get(&number)
 }
 
-/// The layer versions that exist among the ARNs. A deleted one keeps working for functions that
-/// use it only as long as their processes live, as its code is gone with it.
+/// The layer versions of a function. A deleted one keeps working where it is in use.
 pub(crate) fn resolve<'a>(arns: &[String], state: &'a State) -> Vec<&'a LayerVersion> {
     arns.iter().filter_map(|arn| find(arn, state)).collect()
 }
@@ -43,7 +42,7 @@ pub(crate) fn resolve<'a>(arns: &[String], state: &'a State) -> Vec<&'a LayerVer
 pub(crate) fn check_references(arns: &[String], state: &State) -> AwsResult<()> {
     let mut names = BTreeSet::new();
     for arn in arns {
-        if find(arn, state).is_none() {
+        if find(arn, state).is_none_or(|layer| layer.deleted) {
             return Err(AwsError::invalid(format!("Layer version {arn} does not exist.")));
         }
         if let Some((name, _)) = parse_arn(arn)
@@ -107,6 +106,7 @@ pub(crate) fn publish(
             runtimes: asked.compatible_runtimes.unwrap_or_default(),
             architectures: asked.compatible_architectures.unwrap_or_default(),
             license: asked.license_info,
+            deleted: false,
         };
         let wire = to_wire(name, layer.last_number, &version, Some((registry, endpoint)));
         layer.versions.insert(layer.last_number, version);
@@ -128,14 +128,15 @@ pub(crate) fn get_by_arn(registry: &Registry, arn: &str, endpoint: &str) -> AwsR
     let state = registry.read();
     let unknown = || AwsError::not_found(format!("Layer version {arn} does not exist."));
     let (name, number) = parse_arn(arn).ok_or_else(unknown)?;
-    let layer = find(arn, &state).ok_or_else(unknown)?;
+    let layer = find(arn, &state).filter(|layer| !layer.deleted).ok_or_else(unknown)?;
     Ok(to_wire(name, number, layer, Some((registry, endpoint))))
 }
 
 pub(crate) fn list(registry: &Registry, page: &Page) -> Value {
     let state = registry.read();
     let newest = state.layers.iter().filter_map(|(name, layer)| {
-        let (number, version) = layer.versions.last_key_value()?;
+        let (number, version) =
+            layer.versions.iter().rev().find(|(_, version)| !version.deleted)?;
         Some(json!({
             "LayerName": name,
             "LayerArn": names::layer_arn(name),
@@ -148,14 +149,17 @@ pub(crate) fn list(registry: &Registry, page: &Page) -> Value {
 pub(crate) fn list_versions(registry: &Registry, name: &str, page: &Page) -> Value {
     let state = registry.read();
     let versions = state.layers.get(name).into_iter().flat_map(|layer| layer.versions.iter().rev());
-    let wire = versions.map(|(number, version)| to_wire(name, *number, version, None));
+    let visible = versions.filter(|(_, version)| !version.deleted);
+    let wire = visible.map(|(number, version)| to_wire(name, *number, version, None));
     page.cut("LayerVersions", wire.collect())
 }
 
 pub(crate) fn delete(registry: &Registry, name: &str, number: &str) -> AwsResult<()> {
     registry.change(|state| {
-        if let (Some(layer), Ok(number)) = (state.layers.get_mut(name), number.parse::<u64>()) {
-            layer.versions.remove(&number);
+        if let (Some(layer), Ok(number)) = (state.layers.get_mut(name), number.parse::<u64>())
+            && let Some(version) = layer.versions.get_mut(&number)
+        {
+            version.deleted = true;
         }
         Ok(())
     })

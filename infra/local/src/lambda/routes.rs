@@ -126,9 +126,14 @@ async fn take_code(lambda: &Lambda, source: &CodeSource) -> AwsResult<Code> {
         _ => return Err(AwsError::invalid("Please provide either ZipFile or S3Bucket and S3Key.")),
     };
     let registry = lambda.fleet.registry.clone();
-    tokio::task::spawn_blocking(move || registry.code.put(&bytes))
-        .await
-        .map_err(AwsError::internal)?
+    // Unpacked here, once, and not while requests wait for it.
+    tokio::task::spawn_blocking(move || {
+        let code = registry.code.put(&bytes)?;
+        registry.code.unpack(&code.sha256).map_err(AwsError::internal)?;
+        Ok(code)
+    })
+    .await
+    .map_err(AwsError::internal)?
 }
 
 async fn route(lambda: &Lambda, parts: &Parts, body: Bytes) -> AwsResult<Response<Bytes>> {

@@ -109,6 +109,9 @@ pub(crate) struct LayerVersion {
     pub(crate) runtimes: Vec<String>,
     pub(crate) architectures: Vec<String>,
     pub(crate) license: Option<String>,
+    /// Functions that use it keep it; nobody else sees it.
+    #[serde(default)]
+    pub(crate) deleted: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -13,6 +13,9 @@ use crate::{ids, query};
 
 const NAMESPACE: &str = "http://monitoring.amazonaws.com/doc/2010-08-01/";
 
+/// How far in the future a value may be, in seconds.
+const FUTURE: u64 = 2 * 3600;
+
 /// The most data points one answer holds.
 const POINTS: usize = 100_800;
 
@@ -189,6 +192,9 @@ fn read_datum(namespace: &str, datum: &Value) -> AwsResult<Datum> {
     }
     let second =
         time(datum.get("Timestamp")).map_or_else(|| ids::now().as_secs(), |time| time as u64);
+    if second > ids::now().as_secs() + FUTURE {
+        return Err(invalid("The timestamp is more than two hours in the future."));
+    }
     Ok(Datum { key, second, unit: text(datum.get("Unit")).into(), values, set })
 }
 

@@ -91,7 +91,16 @@ impl Metrics {
                 }
             }
         }
-        let file = File::options().create(true).append(true).open(path)?;
+        // What was too old goes from the file, too.
+        let fresh = path.with_extension("new");
+        let mut kept = std::io::BufWriter::new(File::create(&fresh)?);
+        for datum in data(&series) {
+            serde_json::to_writer(&mut kept, &datum)?;
+            kept.write_all(b"\n")?;
+        }
+        kept.into_inner().map_err(|error| error.into_error())?.sync_data()?;
+        std::fs::rename(&fresh, &path)?;
+        let file = File::options().append(true).open(path)?;
         Ok(Metrics { inner: Mutex::new(Inner { series, file }) })
     }
 
@@ -173,6 +182,32 @@ impl Key {
 
 fn add(all: &mut HashMap<Key, Series>, datum: Datum) {
     let bucket = all.entry(datum.key).or_default().entry(datum.second).or_default();
-    bucket.values.extend(datum.values);
+    for (value, count) in datum.values {
+        // Counts of one are most of what there is.
+        match bucket.values.iter_mut().find(|(known, _)| *known == value) {
+            Some((_, counted)) => *counted += count,
+            None => bucket.values.push((value, count)),
+        }
+    }
     bucket.sets.extend(datum.set);
+}
+
+/// Everything there is, as it was recorded.
+fn data(all: &HashMap<Key, Series>) -> impl Iterator<Item = Datum> {
+    let datum = |key: &Key, second: u64, values: Vec<(f64, f64)>, set| Datum {
+        key: key.clone(),
+        second,
+        unit: String::new(),
+        values,
+        set,
+    };
+    all.iter().flat_map(move |(key, series)| {
+        series.iter().flat_map(move |(second, bucket)| {
+            let values = (!bucket.values.is_empty())
+                .then(|| datum(key, *second, bucket.values.clone(), None));
+            let sets =
+                bucket.sets.iter().map(move |set| datum(key, *second, Vec::new(), Some(*set)));
+            values.into_iter().chain(sets)
+        })
+    })
 }
