@@ -3,12 +3,12 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use slsml_e2e::Error;
-use slsml_e2e::slsml::{LocalLambda, command};
+use slsml_e2e::slsml::{LocalLambda, checkout, command};
 use slsml_e2e::traffic::{Tally, Totals, Traffic};
 
 /// Which model each of the function's versions serves, in the order they are deployed.
@@ -99,7 +99,7 @@ async fn demo() -> Result<(), Error> {
         totals: totals.clone(),
     });
 
-    slsml(&cloud, &["status", "--function", "digits"], 0).await?;
+    slsml(&cloud, &["status", "--local"], 0).await?;
     table(&rows);
     judge(&totals)?;
     drop(cloud);
@@ -114,13 +114,10 @@ fn title(text: &str) {
     println!("\n== {text}");
 }
 
-async fn package(cloud: &LocalLambda, version: &str) -> Result<std::path::PathBuf, Error> {
-    let model =
-        slsml_e2e::slsml::checkout().join("examples/digits/models").join(format!("{version}.onnx"));
+async fn package(cloud: &LocalLambda, version: &str) -> Result<PathBuf, Error> {
     let out = cloud.scratch().join(version);
-    let args =
-        ["package", &model.to_string_lossy(), "--name", "digits", "--out", &out.to_string_lossy()];
-    shown(&args, cloud.scratch(), 0).await?;
+    let model = format!("models/{version}.onnx");
+    slsml(cloud, &["package", &model, "--out", &out.to_string_lossy()], 0).await?;
     Ok(out.join("digits"))
 }
 
@@ -131,24 +128,19 @@ async fn deploy(
     expected: i32,
 ) -> Result<(), Error> {
     let artifact = artifact.to_string_lossy();
-    let args =
-        ["deploy", "lambda", "--alias", "live", "--memory-mb", "512", "--artifact", &*artifact];
+    let args = ["deploy", "lambda", "--alias", "live", "--local", "--artifact", &*artifact];
     slsml(cloud, &[&args[..], more].concat(), expected).await
 }
 
+/// Runs a command in the example's folder; the reader sees what it prints, the exit code is
+/// checked.
 async fn slsml(cloud: &LocalLambda, args: &[&str], expected: i32) -> Result<(), Error> {
-    let flags = cloud.flags();
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    shown(&[args, &flags].concat(), cloud.scratch(), expected).await
-}
-
-/// Runs a command whose output the reader sees, and checks how it ends.
-async fn shown(args: &[&str], folder: &Path, expected: i32) -> Result<(), Error> {
-    let plain: Vec<String> =
-        args.iter().map(|arg| arg.replace(&*folder.to_string_lossy(), "$DEMO")).collect();
+    let scratch = cloud.scratch().to_string_lossy().into_owned();
+    let plain: Vec<String> = args.iter().map(|arg| arg.replace(&scratch, "$DEMO")).collect();
     println!("$ slsml {}", plain.join(" "));
     let mut command = tokio::process::Command::from(command(args)?);
-    let status = command.current_dir(folder).kill_on_drop(true).status().await?;
+    command.current_dir(checkout().join("examples/digits")).env("SLSML_LOCAL_DIR", cloud.dir());
+    let status = command.kill_on_drop(true).status().await?;
     match status.code() {
         Some(code) if code == expected => Ok(()),
         code => Err(format!("slsml {} ended with {code:?}, not {expected}", args.join(" ")).into()),

@@ -61,10 +61,16 @@ pub struct LocalLambda {
 impl LocalLambda {
     /// Starts one on a free port.
     pub fn start() -> Result<LocalLambda, Error> {
+        LocalLambda::start_with(&[])
+    }
+
+    /// Starts one on a free port, with more flags.
+    pub fn start_with(more: &[&str]) -> Result<LocalLambda, Error> {
         let folder = tempfile::Builder::new().prefix("slsml-local-").tempdir()?;
         let dir = folder.path().join("cloud");
         let args = ["local", "up", "--detach", "--port", "0", "--dir"];
-        let (code, value) = json(folder.path(), &[&args[..], &[&dir.to_string_lossy()]].concat())?;
+        let (code, value) =
+            json(folder.path(), &[&args[..], &[&dir.to_string_lossy()], more].concat())?;
         let endpoint =
             value["endpoint"].as_str().ok_or_else(|| format!("exit {code}: {value}"))?.to_owned();
         Ok(LocalLambda { folder, endpoint })
@@ -111,6 +117,20 @@ impl LocalLambda {
         let args =
             ["deploy", "lambda", "--alias", "live", "--memory-mb", "512", "--artifact", &*artifact];
         self.json(&[&args[..], more].concat())
+    }
+}
+
+impl LocalLambda {
+    /// How many of its functions' processes live.
+    pub fn processes(&self) -> usize {
+        let task_root = format!("LAMBDA_TASK_ROOT={}", self.dir().to_string_lossy());
+        let ours = |environ: Vec<u8>| {
+            environ
+                .split(|byte| *byte == 0)
+                .any(|variable| variable.starts_with(task_root.as_bytes()))
+        };
+        let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        all.filter(|entry| std::fs::read(entry.path().join("environ")).is_ok_and(ours)).count()
     }
 }
 

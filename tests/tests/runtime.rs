@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use aws_sdk_lambda::primitives::Blob;
 use aws_sdk_lambda::types::{FunctionCode, FunctionUrlAuthType, LogType, Runtime};
@@ -25,7 +26,10 @@ struct Answer {
 
 impl Deployed {
     fn new() -> Deployed {
-        let cloud = LocalLambda::start().unwrap();
+        Deployed::on(LocalLambda::start().unwrap())
+    }
+
+    fn on(cloud: LocalLambda) -> Deployed {
         let artifact = cloud.package("v1").unwrap();
         let (code, value) = cloud.deploy(&artifact, &[]).unwrap();
         assert_eq!(code, 0, "{value}");
@@ -345,5 +349,22 @@ async fn a_web_page_cannot_use_the_local_lambda() {
         status(&url, "origin", "https://example.com").await,
         200,
         "function URLs are for pages too"
+    );
+}
+
+#[tokio::test]
+async fn a_process_that_nobody_needs_is_stopped() {
+    let deployed = Deployed::on(LocalLambda::start_with(&["--idle-s", "1"]).unwrap());
+    assert!(
+        case().is_answered_by("v1", &deployed.invoke(&case().request.to_string()).await.payload)
+    );
+    assert_eq!(deployed.cloud.processes(), 1);
+    let began = Instant::now();
+    while deployed.cloud.processes() > 0 {
+        assert!(began.elapsed() < Duration::from_secs(20), "the process lives on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(
+        case().is_answered_by("v1", &deployed.invoke(&case().request.to_string()).await.payload)
     );
 }

@@ -48,6 +48,7 @@ pub(crate) async fn run(
     let ended =
         drive(&release, &target, &metrics, &SystemClock, |event| show(&event, printer)).await?;
     let done = Done {
+        place: if place.local { " --local" } else { "" },
         function: &spec.name,
         alias: &alias,
         version: &ensured.version,
@@ -105,6 +106,8 @@ fn show(event: &Event, printer: &Printer) {
 }
 
 struct Done<'a> {
+    /// The flag that leads to the same place.
+    place: &'static str,
     function: &'a str,
     alias: &'a str,
     version: &'a Revision,
@@ -113,7 +116,7 @@ struct Done<'a> {
 
 impl Done<'_> {
     fn tell(&self, ended: &Ended, printer: &Printer) -> Result<Exit, Failure> {
-        let Done { function, alias, version, changed } = *self;
+        let Done { place, function, alias, version, changed } = *self;
         let value = json!({
             "function": function,
             "alias": alias,
@@ -127,7 +130,7 @@ impl Done<'_> {
             }
             Ended::Promoted => format!(
                 "Released: {alias} of {function} is at version {version}.\n\n\
-                 Next: slsml invoke --alias {alias} --function {function} --body request.json"
+                 Next: slsml invoke{place} --alias {alias} --function {function} --body request.json"
             ),
             Ended::RolledBack(reason) => {
                 format!("Rolled back version {version}: {}", explain(reason))

@@ -132,3 +132,14 @@ fn unknown_names_are_answered_with_the_known_ones() {
     let message = import(&path, &shapes).unwrap_err().to_string();
     assert!(message.contains("is 64 long in dimension 1"), "{message}");
 }
+
+#[test]
+fn inputs_of_zeros_fit_any_signature() {
+    for file in ["../../examples/digits/models/v2.onnx", "../../tests/fixtures/two_inputs.onnx"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let model = import(&path, &Shapes::default()).unwrap().model;
+        let zeros = model.signature().zeros(1_000).unwrap();
+        assert!(model.run(zeros).is_ok());
+        assert_eq!(model.signature().zeros(1), None);
+    }
+}
