@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use crate::error::{AwsError, AwsResult};
 use crate::ids;
-use crate::lambda::functions::{Page, check_revision};
+use crate::lambda::functions::check_revision;
 use crate::lambda::names::{self, LATEST};
+use crate::lambda::page::Page;
 use crate::lambda::registry::Registry;
 use crate::lambda::state::{Alias, Function};
 

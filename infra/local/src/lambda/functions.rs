@@ -1,4 +1,4 @@
-//! Functions: create, read, change, delete, and reserved concurrency.
+//! Functions: create, read, change, delete.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,9 @@ use crate::error::{AwsError, AwsResult};
 use crate::lambda::code::UNZIPPED_LIMIT;
 use crate::lambda::layers;
 use crate::lambda::names::{self, LATEST};
+use crate::lambda::page::Page;
 use crate::lambda::registry::Registry;
 use crate::lambda::state::{Code, Config, Function, State, Version};
-
-/// What must stay available to functions without a reservation.
-const UNRESERVED_MINIMUM: u32 = 100;
 
 const ENVIRONMENT_LIMIT: usize = 4096;
 const LAYER_LIMIT: usize = 5;
@@ -118,7 +116,7 @@ pub(crate) struct UpdateCode {
     revision_id: Option<String>,
 }
 
-fn ranged(value: i64, what: &str, low: i64, high: i64) -> AwsResult<u32> {
+pub(crate) fn ranged(value: i64, what: &str, low: i64, high: i64) -> AwsResult<u32> {
     if (low..=high).contains(&value) {
         return Ok(value as u32);
     }
@@ -512,102 +510,4 @@ pub(crate) fn delete(registry: &Registry, name: &str, qualifier: Option<&str>) -
             AwsError::not_found(format!("Function not found: {arn}"))
         })
     })
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct PutConcurrency {
-    reserved_concurrent_executions: i64,
-}
-
-pub(crate) fn put_concurrency(
-    registry: &Registry,
-    name: &str,
-    asked: &PutConcurrency,
-) -> AwsResult<Value> {
-    let account = registry.account_concurrency;
-    let reserved = ranged(
-        asked.reserved_concurrent_executions,
-        "reservedConcurrentExecutions",
-        0,
-        i64::from(u32::MAX),
-    )?;
-    registry.change(|state| {
-        state.function(name)?;
-        let others: u32 = state
-            .functions
-            .values()
-            .filter(|other| other.name != name)
-            .filter_map(|other| other.reserved_concurrency)
-            .sum();
-        if u64::from(others) + u64::from(reserved) + u64::from(UNRESERVED_MINIMUM)
-            > u64::from(account)
-        {
-            return Err(AwsError::invalid(format!(
-                "Specified ReservedConcurrentExecutions for function decreases account's \
-                 UnreservedConcurrentExecution below its minimum value of [{UNRESERVED_MINIMUM}]."
-            )));
-        }
-        state.function_mut(name)?.reserved_concurrency = Some(reserved);
-        Ok(json!({ "ReservedConcurrentExecutions": reserved }))
-    })
-}
-
-pub(crate) fn get_concurrency(registry: &Registry, name: &str) -> AwsResult<Value> {
-    let state = registry.read();
-    Ok(match state.function(name)?.reserved_concurrency {
-        Some(reserved) => json!({ "ReservedConcurrentExecutions": reserved }),
-        None => json!({}),
-    })
-}
-
-pub(crate) fn delete_concurrency(registry: &Registry, name: &str) -> AwsResult<()> {
-    registry.change(|state| {
-        state.function_mut(name)?.reserved_concurrency = None;
-        Ok(())
-    })
-}
-
-pub(crate) fn account_settings(registry: &Registry) -> Value {
-    let state = registry.read();
-    let account = registry.account_concurrency;
-    let reserved: u32 = state.functions.values().filter_map(|f| f.reserved_concurrency).sum();
-    let code: u64 = state
-        .functions
-        .values()
-        .map(|f| f.latest.code.size + f.versions.values().map(|v| v.code.size).sum::<u64>())
-        .sum();
-    json!({
-        "AccountLimit": {
-            "TotalCodeSize": 80_530_636_800u64,
-            "CodeSizeUnzipped": UNZIPPED_LIMIT,
-            "CodeSizeZipped": crate::lambda::code::DIRECT_ZIP_LIMIT,
-            "ConcurrentExecutions": account,
-            "UnreservedConcurrentExecutions": account.saturating_sub(reserved),
-        },
-        "AccountUsage": { "TotalCodeSize": code, "FunctionCount": state.functions.len() },
-    })
-}
-
-/// Which part of a list is asked for. The marker is the index of the first item.
-#[derive(Debug, Default)]
-pub(crate) struct Page {
-    pub(crate) marker: Option<String>,
-    pub(crate) max_items: Option<usize>,
-}
-
-impl Page {
-    /// The page of a list, with the marker of the next one.
-    pub(crate) fn cut(&self, key: &str, all: Vec<Value>) -> Value {
-        let from = self.marker.as_ref().and_then(|marker| marker.parse().ok()).unwrap_or(0usize);
-        let most = self.max_items.unwrap_or(50).clamp(1, 10_000);
-        let total = all.len();
-        let page: Vec<Value> = all.into_iter().skip(from).take(most).collect();
-        let next = from + page.len();
-        let mut wire = json!({ key: page });
-        if next < total {
-            wire["NextMarker"] = json!(next.to_string());
-        }
-        wire
-    }
 }

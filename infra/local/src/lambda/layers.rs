@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use crate::error::{AwsError, AwsResult};
 use crate::ids;
-use crate::lambda::functions::{CodeSource, Page};
+use crate::lambda::functions::CodeSource;
 use crate::lambda::names;
+use crate::lambda::page::Page;
 use crate::lambda::registry::Registry;
 use crate::lambda::state::{Code, LayerVersion, State};
 

@@ -3,9 +3,11 @@
 
 pub(crate) mod aliases;
 pub(crate) mod code;
+pub(crate) mod concurrency;
 pub(crate) mod functions;
 pub(crate) mod layers;
 pub(crate) mod names;
+pub(crate) mod page;
 pub(crate) mod registry;
 pub(crate) mod routes;
 pub(crate) mod state;

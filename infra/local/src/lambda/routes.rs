@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 use crate::data::{Fleet, invoke};
 use crate::error::{AwsError, AwsResult};
 use crate::lambda::code::DIRECT_ZIP_LIMIT;
-use crate::lambda::functions::{self, CodeSource, Page};
+use crate::lambda::functions::{self, CodeSource};
+use crate::lambda::page::Page;
 use crate::lambda::state::Code;
-use crate::lambda::{aliases, layers, names, urls, versions};
+use crate::lambda::{aliases, concurrency, layers, names, urls, versions};
 use crate::s3::Store;
 
 /// What Lambda's calls work on.
@@ -157,7 +158,7 @@ async fn route(lambda: &Lambda, parts: &Parts, body: Bytes) -> AwsResult<Respons
         }
         ["2018-10-31", "layers", rest @ ..] => layers_route(lambda, &call, rest).await,
         ["2016-08-19", "account-settings"] => {
-            Ok(json_response(200, &functions::account_settings(&lambda.fleet.registry)))
+            Ok(json_response(200, &concurrency::account_settings(&lambda.fleet.registry)))
         }
         ["2017-03-31", "tags", arn] => {
             let (name, _) = names::split_function(arn)?;
@@ -229,12 +230,10 @@ async fn function_route(
         (&Method::DELETE, ["aliases", alias]) => {
             aliases::delete(registry, name, alias).map(|()| no_content())
         }
-        (&Method::PUT, ["concurrency"]) => {
-            ok(functions::put_concurrency(registry, name, &call.body()?)?)
-        }
-        (&Method::GET, ["concurrency"]) => ok(functions::get_concurrency(registry, name)?),
+        (&Method::PUT, ["concurrency"]) => ok(concurrency::put(registry, name, &call.body()?)?),
+        (&Method::GET, ["concurrency"]) => ok(concurrency::get(registry, name)?),
         (&Method::DELETE, ["concurrency"]) => {
-            functions::delete_concurrency(registry, name).map(|()| no_content())
+            concurrency::delete(registry, name).map(|()| no_content())
         }
         (&Method::POST, ["url"]) => {
             let body = urls::create(registry, name, qualifier, call.body()?, endpoint)?;

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::error::{AwsError, AwsResult};
 use crate::ids;
-use crate::lambda::functions::Page;
 use crate::lambda::names;
+use crate::lambda::page::Page;
 use crate::lambda::registry::Registry;
 use crate::lambda::state::{Function, FunctionUrl};
 

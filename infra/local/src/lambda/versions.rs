@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::error::{AwsError, AwsResult};
 use crate::ids;
-use crate::lambda::functions::{Page, check_settled, describe};
+use crate::lambda::functions::{check_settled, describe};
+use crate::lambda::page::Page;
 use crate::lambda::registry::Registry;
 use crate::lambda::state::{Config, Function, Version};
 
