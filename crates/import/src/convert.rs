@@ -25,7 +25,11 @@ pub(crate) fn to_typed(path: &Path, onnx: &ModelProto) -> Result<TypedModel, Imp
         if let Some(name) = parsed.unresolved_inputs.first() {
             tract_onnx::tract_core::internal::bail!("nothing produces the tensor `{name}`");
         }
-        parsed.model.into_typed()?.into_decluttered()
+        let mut typed = parsed.model.into_typed()?.into_decluttered()?;
+        // The file's free-form metadata: nothing that runs reads it, and its quotes and line ends
+        // would break tract's own text form.
+        typed.properties.clear();
+        Ok(typed)
     };
     let guarded = |ignore| {
         catch_unwind(AssertUnwindSafe(|| convert(ignore))).unwrap_or_else(|_| {

@@ -143,3 +143,12 @@ fn inputs_of_zeros_fit_any_signature() {
         assert_eq!(model.signature().zeros(1), None);
     }
 }
+
+#[test]
+fn free_form_metadata_does_not_get_in_the_way() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/metadata.onnx");
+    let model = import(&path, &Shapes::default()).unwrap().model;
+    let input = Tensor::new(vec![1, 4], Data::Fp32(vec![-1.0, 0.0, 1.0, 2.0])).unwrap();
+    let output = model.run(vec![input]).unwrap().remove(0);
+    assert_eq!(output.data(), &Data::Fp32(vec![0.0, 0.0, 1.0, 2.0]));
+}
