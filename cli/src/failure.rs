@@ -180,7 +180,11 @@ impl From<HomeError> for Failure {
             }
             HomeError::Io { .. } => "pass a folder that can be written: --dir DIR".into(),
         };
-        Failure::new(Exit::Internal, error).help(help)
+        let exit = match error {
+            HomeError::Taken { .. } => Exit::Usage,
+            HomeError::Io { .. } => Exit::Internal,
+        };
+        Failure::new(exit, error).help(help)
     }
 }
 

@@ -22,6 +22,7 @@ const FILE: &str = "slsml.toml";
 /// The settings of one model.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct Settings {
     /// The model.
     pub(crate) model: ModelSettings,
@@ -39,6 +40,7 @@ pub(crate) struct Settings {
 /// [model]
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct ModelSettings {
     /// The ONNX file, from this file's folder.
     path: Option<PathBuf>,
@@ -53,6 +55,7 @@ pub(crate) struct ModelSettings {
 /// [package]
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct PackageSettings {
     /// Where artifacts go, a folder for each model, from this file's folder. Default: dist.
     out: Option<PathBuf>,
@@ -63,6 +66,7 @@ pub(crate) struct PackageSettings {
 /// [lambda]
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct LambdaSettings {
     /// The function's name. Default: the model's name.
     pub(crate) function: Option<String>,
@@ -87,6 +91,7 @@ pub(crate) struct LambdaSettings {
 /// [release]
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub(crate) struct ReleaseSettings {
     /// How traffic moves. Default: all-at-once.
     strategy: Option<StrategyName>,
@@ -260,8 +265,13 @@ impl Settings {
         }
     }
 
-    /// Refuses numbers that Lambda would refuse halfway through.
-    pub(crate) fn check_lambda(&self) -> Result<(), Failure> {
+    /// Refuses what Lambda would refuse halfway through.
+    pub(crate) fn check_lambda(&self, function: &str, alias: &str) -> Result<(), Failure> {
+        check_word("the function's name", function, 64)?;
+        check_word("the alias", alias, 128)?;
+        if alias.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(Failure::usage(format!("`{alias}` is a number, which an alias cannot be")));
+        }
         let lambda = &self.lambda;
         let ranges = [
             ("memory_mb", lambda.memory_mb, 128, 10_240),
@@ -334,10 +344,23 @@ impl Settings {
     }
 }
 
+fn check_word(what: &str, text: &str, longest: usize) -> Result<(), Failure> {
+    if is_word(text, longest) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "`{text}` is not {what}: up to {longest} letters, digits, hyphens and underscores"
+    )))
+}
+
+fn is_word(text: &str, longest: usize) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=longest).contains(&text.len()) && text.bytes().all(word)
+}
+
 /// Model names become function names, paths and URLs.
 fn check_name(name: &str) -> Result<(), Failure> {
-    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    if (1..=64).contains(&name.len()) && name.bytes().all(word) {
+    if is_word(name, 64) {
         return Ok(());
     }
     Err(Failure::usage(format!("`{name}` is no name for a model"))

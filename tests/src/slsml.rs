@@ -19,9 +19,14 @@ pub fn programs() -> Result<PathBuf, Error> {
     Err(format!("no slsml and bootstrap in {folder}: run cargo build --workspace first").into())
 }
 
-/// The checkout.
+/// The checkout: cargo says where a test's package is, and make starts the demo at the top. The
+/// place is not compiled in, because checkouts may share compiled programs.
 pub fn checkout() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+    let tests = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    match tests.as_deref().and_then(Path::parent) {
+        Some(checkout) => checkout.to_owned(),
+        None => std::env::current_dir().unwrap_or_default(),
+    }
 }
 
 /// A command with nothing of the caller's AWS settings.

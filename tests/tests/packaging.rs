@@ -157,6 +157,11 @@ fn settings_are_read_and_an_unknown_key_names_the_nearest() {
         value["built"]["model"]["signature"]["inputs"][0]["shape"],
         serde_json::json!([2, 64])
     );
+    settings(scratch.path(), "[release]\nstrategy = \"canary\"\nsteps = []\n");
+    let (code, value) =
+        json(scratch.path(), &["deploy", "lambda", "--local", "--artifact", "dist/numbers"])
+            .unwrap();
+    assert_eq!(code, 2, "a canary without steps is none: {value}");
     settings(scratch.path(), "[lambda]\nmemory = 512\n");
     let (code, value) = json(scratch.path(), &["package"]).unwrap();
     assert_eq!(code, 2, "{value}");

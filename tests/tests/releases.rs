@@ -51,7 +51,7 @@ async fn a_canary_under_continuous_traffic_loses_nothing_and_answers_nothing_wro
     let traffic = traffic(&cloud);
     let artifact = cloud.package("v2").unwrap();
     let (code, value) = cloud.deploy(&artifact, &CANARY).unwrap();
-    assert_eq!((code, &value["release"]), (0, &"promoted".into()), "{value}");
+    assert_eq!((code, &value["outcome"]), (0, &"promoted".into()), "{value}");
     tokio::time::sleep(Duration::from_millis(300)).await;
     let totals = traffic.finish().await;
     assert_eq!((totals.wrong(), totals.lost), (0, 0), "{totals:?}");
@@ -69,7 +69,8 @@ async fn a_failing_version_is_rolled_back_by_its_own_failures() {
     let artifact = cloud.package("v3").unwrap();
     let (code, value) = cloud.deploy(&artifact, &CANARY).unwrap();
     assert_eq!(code, 5, "{value}");
-    assert!(value["release"]["rolled_back"]["check_failed"].is_object(), "{value}");
+    assert_eq!(value["outcome"], "rolled_back", "{value}");
+    assert!(value["reason"]["check_failed"].is_object(), "{value}");
     let totals = traffic.finish().await;
     assert_eq!((totals.wrong(), totals.lost), (0, 0), "{totals:?}");
     assert!(totals.versions["2"].failed > 0, "{totals:?}");
@@ -116,7 +117,7 @@ fn without_requests_nothing_is_promoted() {
     let v2 = cloud.package("v2").unwrap();
     let quick = ["--strategy", "canary", "--steps", "10", "--bake", "1s", "--hold", "1s"];
     let (code, value) = cloud.deploy(&v2, &quick).unwrap();
-    assert_eq!(code, 6, "{value}");
+    assert_eq!((code, &value["outcome"]), (6, &"inconclusive".into()), "{value}");
     assert_eq!(split(&cloud)["stable"], "1");
 }
 
@@ -185,6 +186,36 @@ fn a_release_ended_by_hand_stops_the_one_who_ran_it() {
         let (code, value) = cloud.json(&["release", ending, "--function", "digits"]).unwrap();
         assert_eq!((code, &value["changed"]), (0, &false.into()), "{value}");
     }
+}
+
+#[test]
+fn an_interrupted_canary_says_where_the_traffic_is_and_how_to_end_it() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    let canary = waiting_canary(&cloud, &v2);
+    let kill = std::process::Command::new("kill").args(["-INT", &canary.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    let output = canary.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("interrupted; the traffic stays at 1 90 %, 2 10 %"), "{told}");
+    assert!(told.contains("slsml release abort"), "{told}");
+    assert_eq!(cloud.json(&["release", "abort", "--function", "digits"]).unwrap().0, 0);
+    assert_eq!(split(&cloud)["stable"], "1");
+}
+
+#[test]
+fn names_that_lambda_would_refuse_are_refused_before_anything_is_created() {
+    let cloud = LocalLambda::start().unwrap();
+    let artifact = cloud.package("v1").unwrap();
+    let before = state(&cloud);
+    for wrong in [["--alias", "1"], ["--alias", "a b"], ["--function", "a/b"], ["--function", ""]] {
+        let artifact = artifact.to_string_lossy();
+        let args = ["deploy", "lambda", "--artifact", &*artifact, wrong[0], wrong[1]];
+        let (code, value) = cloud.json(&args).unwrap();
+        assert_eq!(code, 2, "{wrong:?}: {value}");
+    }
+    assert!(state(&cloud) == before);
 }
 
 #[tokio::test]

@@ -3,10 +3,11 @@
 use serde_json::json;
 use slsml_lambda::{AliasTarget, FunctionSpec, Progress, VersionMetrics, ensure};
 use slsml_package::Artifact;
-use slsml_release::ports::{SystemClock, Target};
+use slsml_release::ports::{Observed, SystemClock, Target};
 use slsml_release::{DriveError, Ended, Event, Reason, Release, Revision, Strategy, drive};
 
 use crate::args::DeployLambda;
+use crate::commands::stopped;
 use crate::failure::{Exit, Failure};
 use crate::place::Place;
 use crate::printer::Printer;
@@ -22,11 +23,13 @@ pub(crate) async fn run(
     let zip = artifact.lambda_zip(&folder)?;
     let alias = settings.alias(args.alias);
     let strategy = settings.strategy(args.release)?;
-    settings.check_lambda()?;
+    let function = settings.function(args.place.function.clone());
+    let function = function.unwrap_or_else(|| artifact.name.clone());
+    settings.check_lambda(&function, &alias)?;
     let place = Place::connect(&args.place, settings).await?;
     let lambda = &settings.lambda;
     let spec = FunctionSpec {
-        name: settings.function(args.place.function).unwrap_or_else(|| artifact.name.clone()),
+        name: function,
         role: place.role(args.role, settings),
         memory_mb: args.memory_mb.or(lambda.memory_mb).unwrap_or(1769),
         timeout_s: args.timeout_s.or(lambda.timeout_s).unwrap_or(30),
@@ -45,8 +48,11 @@ pub(crate) async fn run(
     };
     let metrics = VersionMetrics::new(&place.clients, &spec.name, &alias, place.metrics_period());
     let release = Release { candidate: ensured.version.clone(), strategy };
-    let ended =
-        drive(&release, &target, &metrics, &SystemClock, |event| show(&event, printer)).await?;
+    let tell = |event| show(&event, &release.strategy, printer);
+    let ended = tokio::select! {
+        ended = drive(&release, &target, &metrics, &SystemClock, tell) => ended?,
+        () = stopped() => return Err(interrupted(&target).await),
+    };
     let done = Done {
         place: if place.local { " --local" } else { "" },
         function: &spec.name,
@@ -74,6 +80,17 @@ async fn check_target(
     }
 }
 
+/// The traffic stays where it is: whether to go on is for whoever stopped this to say.
+async fn interrupted(target: &AliasTarget) -> Failure {
+    let stays = match target.observe().await {
+        Ok(Observed { split: Some(split), .. }) => format!("the traffic stays at {split}"),
+        Ok(_) => "there is no alias yet".into(),
+        Err(error) => format!("the alias cannot be read: {error}"),
+    };
+    Failure::new(Exit::Internal, format!("interrupted; {stays}"))
+        .help("nobody watches it now: end it with slsml release abort, or slsml release promote")
+}
+
 fn describe(progress: &Progress, function: &str) -> String {
     match progress {
         Progress::Uploading => "Uploading the zip".into(),
@@ -85,14 +102,18 @@ fn describe(progress: &Progress, function: &str) -> String {
     }
 }
 
-fn show(event: &Event, printer: &Printer) {
+fn show(event: &Event, strategy: &Strategy, printer: &Printer) {
     match event {
         Event::Moving { .. } => {}
         Event::LookFailed { cause } => printer.note(&format!("  no evidence this time: {cause}")),
         Event::Moved { split } => printer.note(&format!("Traffic: {split}")),
         Event::Looked { evidence, left, held } => {
             let (stable, candidate) = (evidence.stable, evidence.candidate);
-            let waiting = if *held { "waiting for evidence, at most" } else { "next step in" };
+            let needed = strategy.checks.iter().map(|check| check.min_requests).max().unwrap_or(0);
+            let waiting = match held {
+                true => format!("waiting for {needed} requests, at most"),
+                false => "next step in".into(),
+            };
             printer.note(&format!(
                 "  candidate {} of {} failed, stable {} of {}; {waiting} {} s",
                 candidate.errors,
@@ -117,14 +138,26 @@ struct Done<'a> {
 impl Done<'_> {
     fn tell(&self, ended: &Ended, printer: &Printer) -> Result<Exit, Failure> {
         let Done { place, function, alias, version, changed } = *self;
+        let (outcome, reason) = match ended {
+            Ended::Unchanged => ("unchanged", None),
+            Ended::Promoted => ("promoted", None),
+            Ended::RolledBack(reason @ Reason::CheckFailed { .. }) => ("rolled_back", Some(reason)),
+            Ended::RolledBack(reason @ Reason::Inconclusive { .. }) => {
+                ("inconclusive", Some(reason))
+            }
+        };
         let value = json!({
             "function": function,
             "alias": alias,
             "version": version,
             "changed": changed || *ended != Ended::Unchanged,
-            "release": ended,
+            "outcome": outcome,
+            "reason": reason,
         });
         printer.result(&value, || match ended {
+            Ended::Unchanged if changed => {
+                format!("Changed the settings of {function}; {alias} stays at version {version}.")
+            }
             Ended::Unchanged => {
                 format!("Nothing to do: {alias} of {function} is at version {version}.")
             }

@@ -7,6 +7,7 @@ use serde_json::json;
 use slsml_local::{ACCESS_KEY, Home, Options, REGION, Running, SECRET_KEY};
 
 use crate::args::{Local, LocalUp};
+use crate::commands::stopped;
 use crate::failure::{Exit, Failure};
 use crate::place::{local_home, not_running};
 use crate::printer::Printer;
@@ -40,20 +41,6 @@ fn up(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
         stopped(),
     ))?;
     told
-}
-
-/// Ready when somebody asks this process to stop.
-async fn stopped() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 fn tell(printer: &Printer, home: &Home, running: &Running) -> Result<Exit, Failure> {
@@ -96,7 +83,10 @@ fn detach(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
     }
     std::fs::create_dir_all(home.dir())
         .map_err(|error| Failure::usage(format!("cannot use {}: {error}", home.dir().display())))?;
-    let log = std::fs::File::create(home.log_file())?;
+    let log = std::fs::File::create(home.log_file()).map_err(|error| {
+        Failure::usage(format!("cannot write {}: {error}", home.log_file().display()))
+            .help("pass a folder that can be written: --dir DIR")
+    })?;
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command
         .args(["--json", "local", "up", "--port"])

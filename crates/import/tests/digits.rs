@@ -6,8 +6,13 @@ use std::path::{Path, PathBuf};
 use slsml_import::{ImportError, Shapes, import};
 use slsml_model::{Container, Data, Dim, Model, Tensor};
 
+/// Not compiled in: checkouts may share compiled tests.
+fn checkout() -> PathBuf {
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../..")
+}
+
 fn example(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/digits").join(file)
+    checkout().join("examples/digits").join(file)
 }
 
 fn requests() -> Vec<serde_json::Value> {
@@ -135,8 +140,8 @@ fn unknown_names_are_answered_with_the_known_ones() {
 
 #[test]
 fn inputs_of_zeros_fit_any_signature() {
-    for file in ["../../examples/digits/models/v2.onnx", "../../tests/fixtures/two_inputs.onnx"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    for file in ["examples/digits/models/v2.onnx", "tests/fixtures/two_inputs.onnx"] {
+        let path = checkout().join(file);
         let model = import(&path, &Shapes::default()).unwrap().model;
         let zeros = model.signature().zeros(1_000).unwrap();
         assert!(model.run(zeros).is_ok());
@@ -146,7 +151,7 @@ fn inputs_of_zeros_fit_any_signature() {
 
 #[test]
 fn free_form_metadata_does_not_get_in_the_way() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/metadata.onnx");
+    let path = checkout().join("tests/fixtures/metadata.onnx");
     let model = import(&path, &Shapes::default()).unwrap().model;
     let input = Tensor::new(vec![1, 4], Data::Fp32(vec![-1.0, 0.0, 1.0, 2.0])).unwrap();
     let output = model.run(vec![input]).unwrap().remove(0);

@@ -20,6 +20,7 @@ pub struct InferRequest {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with `inputs`")]
 struct Body<'a> {
     id: Option<String>,
     #[serde(borrow)]
@@ -28,6 +29,7 @@ struct Body<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an input with `name`, `shape`, `datatype` and `data`")]
 struct Input<'a> {
     name: String,
     shape: Vec<i64>,

@@ -80,6 +80,8 @@ pub enum ArtifactError {
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("{path} is not an artifact record: {source}")]
     Malformed { path: PathBuf, source: serde_json::Error },
+    #[error("{path} names the file `{file}`, which does not lie beside it")]
+    Elsewhere { path: PathBuf, file: String },
     #[error("{path} has schema {found}, this slsml reads schema {SCHEMA}")]
     Schema { path: PathBuf, found: u64 },
     #[error(
@@ -107,6 +109,10 @@ impl Artifact {
 
     /// The zip's bytes from `folder`, if they are what the record says.
     pub fn lambda_zip(&self, folder: &Path) -> Result<Vec<u8>, ArtifactError> {
+        if Path::new(&self.lambda.file).file_name() != Some(self.lambda.file.as_ref()) {
+            let path = folder.join(ARTIFACT_FILE);
+            return Err(ArtifactError::Elsewhere { path, file: self.lambda.file.clone() });
+        }
         let path = folder.join(&self.lambda.file);
         let bytes = read(&path)?;
         let found = crate::sha256_hex(&bytes);

@@ -1,6 +1,8 @@
 //! Putting an artifact on disk: whole files appear or nothing changes, the record last.
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use slsml_model::{Header, MANIFEST_FILE, MODEL_FILE, Manifest};
@@ -84,8 +86,12 @@ pub fn package_lambda(
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     let failed = |source| WriteError::Io { path: path.to_owned(), source };
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file =
-        tempfile::Builder::new().prefix(".slsml-").tempfile_in(folder).map_err(failed)?;
+    // Readable as the umask says; temporary files are private otherwise.
+    let mut file = tempfile::Builder::new()
+        .prefix(".slsml-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(failed)?;
     file.write_all(bytes).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())

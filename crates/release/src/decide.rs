@@ -93,10 +93,13 @@ impl Check {
     pub fn verdict(&self, evidence: &Evidence) -> Verdict {
         let Limit::ErrorRate(limit) = self.limit;
         let candidate = evidence.candidate;
-        if candidate.requests < self.min_requests {
-            Verdict::Inconclusive
-        } else if candidate.error_rate() > limit {
+        // The smallest sample guards promotion. Failures that would break the limit even if all of
+        // the rest of it went well need not be waited for.
+        let sample = candidate.requests.max(self.min_requests);
+        if candidate.errors as f64 > limit * sample as f64 {
             Verdict::Fail
+        } else if candidate.requests < self.min_requests {
+            Verdict::Inconclusive
         } else {
             Verdict::Pass
         }

@@ -11,6 +11,9 @@ use crate::{Action, Evidence, Reason, Revision, Split, State, Strategy, decide};
 /// The longest time between two looks while a step bakes: a move by others is seen this late.
 const LOOK_AT_LEAST: Duration = Duration::from_secs(15);
 
+/// How long a release goes on without being able to look before it tries to put the traffic back.
+const BLIND_LIMIT: Duration = Duration::from_secs(300);
+
 /// What to release, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Release {
@@ -99,25 +102,32 @@ pub async fn drive(
     let mut state = begin(release, &seen, clock.now())?;
     let look_every = metrics.resolution().min(LOOK_AT_LEAST);
     let mut moved = false;
+    let mut blind = Blind::default();
     loop {
         let now = clock.now();
-        let evidence = gather(&state, metrics, now).await.unwrap_or_else(|cause| {
-            tell(Event::LookFailed { cause: cause.to_string() });
-            Evidence::default()
-        });
+        let looked = gather(&state, metrics, now).await;
+        let evidence = *looked.as_ref().unwrap_or(&Evidence::default());
+        blind.note(&looked, now, &mut tell);
         match decide(&release.strategy, &state, &evidence, now) {
             Action::Done if moved => return Ok(Ended::Promoted),
             Action::Done => return Ok(Ended::Unchanged),
             Action::Wait { until, held } => {
-                tell(Event::Looked { evidence, left: until.saturating_sub(now), held });
+                if looked.is_ok() {
+                    tell(Event::Looked { evidence, left: until.saturating_sub(now), held });
+                }
+                if let (true, Some(stable), Some(check)) =
+                    (blind.too_long(now), &state.stable, release.strategy.checks.first())
+                {
+                    route(&Split::all_to(stable.clone()), &mut seen, target, &mut tell).await?;
+                    let reason = Reason::Inconclusive { check: *check, evidence };
+                    return Ok(Ended::RolledBack(reason));
+                }
                 clock.sleep_until(until.min(now + look_every)).await;
+                // Writes carry what was seen, so going on without a look overwrites nobody.
                 match target.observe().await {
                     Ok(found) => still_ours(&seen, found)?,
                     Err(PortError::Moved(what)) => return Err(DriveError::Moved(what)),
-                    // Writes carry what was seen, so going on blind overwrites nobody.
-                    Err(PortError::Failed(cause)) => {
-                        tell(Event::LookFailed { cause: cause.to_string() })
-                    }
+                    Err(failed) => tell(Event::LookFailed { cause: failed.to_string() }),
                 }
             }
             Action::RollBack { split, reason } => {
@@ -131,6 +141,33 @@ pub async fn drive(
                 state.step_began = clock.now();
             }
         }
+    }
+}
+
+/// Since when no look has succeeded.
+#[derive(Debug, Default)]
+struct Blind {
+    since: Option<Duration>,
+}
+
+impl Blind {
+    fn note(
+        &mut self,
+        looked: &Result<Evidence, PortError>,
+        now: Duration,
+        tell: &mut impl FnMut(Event),
+    ) {
+        match looked {
+            Ok(_) => self.since = None,
+            Err(cause) => {
+                self.since.get_or_insert(now);
+                tell(Event::LookFailed { cause: cause.to_string() });
+            }
+        }
+    }
+
+    fn too_long(&self, now: Duration) -> bool {
+        self.since.is_some_and(|since| now.saturating_sub(since) >= BLIND_LIMIT)
     }
 }
 

@@ -69,6 +69,8 @@ pub enum StrategyError {
     Rate(f64),
     #[error("a minimum sample of 0 requests would promote without evidence")]
     NoSample,
+    #[error("a canary without steps would move all traffic at once")]
+    NoSteps,
     #[error("a strategy with steps needs a check, or it would promote without evidence")]
     NoCheck,
 }
@@ -91,6 +93,9 @@ impl Strategy {
         hold: Duration,
     ) -> Result<Strategy, StrategyError> {
         let strategy = Strategy { steps, checks, on_inconclusive: OnInconclusive::Hold, hold };
+        if strategy.steps.is_empty() {
+            return Err(StrategyError::NoSteps);
+        }
         strategy.validate()?;
         Ok(strategy)
     }

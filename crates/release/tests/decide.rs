@@ -82,7 +82,8 @@ fn a_canary_goes_step_by_step() {
         ("while it bakes without traffic", 10.0, seen(0, 0), BEGAN, wait(end, false)),
         ("a failure ends the bake early", 10.0, seen(100, 3), BEGAN, failed(seen(100, 3))),
         ("at the limit is not above it", 10.0, seen(100, 2), end, shift(1, 50.0)),
-        ("one request short says nothing", 10.0, seen(99, 99), BEGAN, wait(end, false)),
+        ("one request short says nothing", 10.0, seen(99, 2), BEGAN, wait(end, false)),
+        ("the rest of the sample cannot mend it", 10.0, seen(4, 3), BEGAN, failed(seen(4, 3))),
         ("after the bake with evidence", 10.0, seen(100, 0), end, shift(1, 50.0)),
         ("after the bake without evidence", 10.0, seen(99, 0), end, wait(end + HOLD, true)),
         ("evidence during the hold", 10.0, seen(100, 0), end + HOLD / 2, shift(1, 50.0)),
@@ -138,6 +139,7 @@ fn strategies_that_make_no_sense_are_refused() {
         strategy(vec![step(100.0)], vec![check()]),
         StrategyError::Weight { step: 1, weight: Weight::ALL }
     );
+    assert_eq!(strategy(vec![], vec![check()]), StrategyError::NoSteps);
     assert_eq!(strategy(vec![step(10.0)], vec![]), StrategyError::NoCheck);
     assert_eq!(strategy(vec![step(10.0)], vec![bad_rate]), StrategyError::Rate(1.5));
     assert_eq!(strategy(vec![step(10.0)], vec![no_sample]), StrategyError::NoSample);

@@ -1,5 +1,6 @@
 //! What can go wrong, in words.
 
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use slsml_release::ports::PortError;
@@ -37,17 +38,20 @@ pub enum LambdaError {
 
 impl LambdaError {
     /// A failed call, told by what went wrong.
-    pub(crate) fn of<E, R>(call: &'static str, error: SdkError<E, R>) -> LambdaError
+    pub(crate) fn of<E>(call: &'static str, error: SdkError<E, HttpResponse>) -> LambdaError
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug + 'static,
     {
         match &error {
             SdkError::ServiceError(refused) => {
                 let meta = refused.err().meta();
                 LambdaError::Refused {
                     call,
-                    code: meta.code().unwrap_or("no code").into(),
+                    // An answer without a body, to HEAD, has nothing but its status.
+                    code: match meta.code() {
+                        Some(code) => code.into(),
+                        None => format!("HTTP {}", refused.raw().status()),
+                    },
                     message: meta.message().unwrap_or("no message").into(),
                 }
             }

@@ -239,7 +239,7 @@ impl Wanted<'_> {
             .config_override(connect::for_uploads())
             .send()
             .await
-            .map_err(|error| LambdaError::of("CreateFunction", error))?;
+            .map_err(|error| self.moved(LambdaError::of("CreateFunction", error)))?;
         self.ready(None).await
     }
 
@@ -313,7 +313,7 @@ impl Wanted<'_> {
 
     fn moved(&self, error: LambdaError) -> LambdaError {
         match error.code() {
-            Some("PreconditionFailedException") => {
+            Some("PreconditionFailedException" | "ResourceConflictException") => {
                 LambdaError::Moved { what: format!("the function {}", self.spec.name) }
             }
             _ => error,

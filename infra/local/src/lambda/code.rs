@@ -52,8 +52,13 @@ impl CodeStore {
         let path = self.zip(&code.sha256);
         if !path.exists() {
             let fresh = path.with_extension(format!("new-{}", crate::ids::short_id(8)));
-            std::fs::write(&fresh, bytes).map_err(AwsError::internal)?;
-            std::fs::rename(&fresh, &path).map_err(AwsError::internal)?;
+            let written =
+                std::fs::write(&fresh, bytes).and_then(|()| std::fs::rename(&fresh, &path));
+            written.map_err(|error| {
+                // Whatever was written takes space that is missed already.
+                let _ = std::fs::remove_file(&fresh);
+                AwsError::internal(format!("cannot keep the code in {}: {error}", path.display()))
+            })?;
         }
         Ok(code)
     }
