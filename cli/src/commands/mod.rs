@@ -14,24 +14,22 @@ use crate::settings::{self, Settings};
 
 /// Runs the command that was asked for.
 pub(crate) fn run(args: Args, printer: &Printer) -> Result<Exit, Failure> {
-    // The local Lambda and the schema have no settings.
+    // The local Lambda and the schema need no settings, and work beside a broken file.
+    let settings = || Settings::load(args.config.as_deref());
     match args.command {
-        Command::Local(command) => return local::run(command, printer),
+        Command::Package(args) => package::run(&settings()?, args, printer),
+        Command::Deploy(Deploy::Lambda(args)) => {
+            block_on(deploy::run(&settings()?, *args, printer))
+        }
+        Command::Invoke(args) => block_on(invoke::run(&settings()?, args, printer)),
+        Command::Status(args) => block_on(status::run(&settings()?, args, printer)),
+        Command::Release(args) => block_on(release::run(&settings()?, args, printer)),
+        Command::Local(command) => local::run(command, printer),
         Command::Schema => {
             let schema = settings::schema();
             let text = serde_json::to_string_pretty(&schema)?;
-            return printer.result(&schema, || text);
+            printer.result(&schema, || text)
         }
-        _ => {}
-    }
-    let settings = Settings::load(args.config.as_deref())?;
-    match args.command {
-        Command::Package(args) => package::run(&settings, args, printer),
-        Command::Deploy(Deploy::Lambda(args)) => block_on(deploy::run(&settings, *args, printer)),
-        Command::Invoke(args) => block_on(invoke::run(&settings, args, printer)),
-        Command::Status(args) => block_on(status::run(&settings, args, printer)),
-        Command::Release(args) => block_on(release::run(&settings, args, printer)),
-        Command::Local(_) | Command::Schema => Ok(Exit::Done),
     }
 }
 

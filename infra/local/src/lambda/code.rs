@@ -46,6 +46,11 @@ impl CodeStore {
         self.zips.join(format!("{}.zip", key(sha256)))
     }
 
+    /// Where clients of the local cloud at `endpoint` download the zip of a digest.
+    pub(crate) fn location(&self, sha256: &str, endpoint: &str) -> String {
+        format!("{endpoint}/_slsml/code/{}.zip", key(sha256))
+    }
+
     /// Checks a zip and keeps it.
     pub(crate) fn put(&self, bytes: &[u8]) -> AwsResult<Code> {
         let code = inspect(bytes)?;

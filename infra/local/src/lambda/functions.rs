@@ -446,11 +446,10 @@ pub(crate) fn get(
     let state = registry.read();
     let function = state.function(name)?;
     let sha256 = &qualified(function, qualifier)?.code.sha256;
-    let file = registry.code.zip(sha256);
-    let file = file.file_name().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
+    let location = registry.code.location(sha256, endpoint);
     let mut wire = json!({
         "Configuration": configuration,
-        "Code": { "RepositoryType": "S3", "Location": format!("{endpoint}/_slsml/code/{file}") },
+        "Code": { "RepositoryType": "S3", "Location": location },
     });
     if !function.tags.is_empty() {
         wire["Tags"] = json!(function.tags);

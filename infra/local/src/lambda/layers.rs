@@ -78,10 +78,8 @@ fn to_wire(
         wire["LicenseInfo"] = json!(license);
     }
     if let Some((registry, endpoint)) = endpoint {
-        let file = registry.code.zip(&layer.code.sha256);
-        let file = file.file_name().map(|f| f.to_string_lossy().into_owned()).unwrap_or_default();
         wire["Content"] = json!({
-            "Location": format!("{endpoint}/_slsml/code/{file}"),
+            "Location": registry.code.location(&layer.code.sha256, endpoint),
             "CodeSha256": layer.code.sha256,
             "CodeSize": layer.code.size,
         });
