@@ -1,28 +1,44 @@
-//! The packaged model's file: a fixed head, a JSON header and the graph's bytes.
+//! The packaged model's file: a head, a JSON header, the operators and the weights.
 //!
 //! ```text
 //! offset  bytes  what
 //!      0      8  "SLSMLPM" and a zero byte
-//!      8      4  format version, little-endian
-//!     12      4  length of the header, little-endian
-//!     16      8  length of the graph, little-endian
-//!     24     32  SHA-256 of header and graph
-//!     56         header (JSON), then graph
+//!      8      4  format version
+//!     12      4  length of the header
+//!     16      8  length of the operators
+//!     24      8  length of the weights
+//!     32      8  XXH3 of the 32 bytes before, the header and the operators
+//!     40      8  XXH3 of the weights
+//!     48         header (JSON), then operators, then weights
 //! ```
 //!
+//! Numbers are little-endian. The checksums find damage; they are no signature. The weights come
+//! last and in the order of use, so that one pass over the file fills every tensor in place.
 //! Reading never trusts a length before it was compared with what is there.
 
+use std::io::{ErrorKind, Read};
+
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use thiserror::Error;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::Signature;
+use crate::graph::Encoded;
 
 const MAGIC: [u8; 8] = *b"SLSMLPM\0";
-const HEAD: usize = 56;
+const HEAD: usize = 48;
+
+/// The head up to its checksums.
+const COUNTED: usize = 32;
 
 /// The version this build reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+
+/// Version 1 had a longer head.
+const HEAD_OF_VERSION_1: usize = 56;
+
+/// Headers are small; a longer one is not read for the sake of an error message.
+const MAX_FOREIGN_HEADER: usize = 1 << 20;
 
 /// What is known of a packaged model without loading its graph.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,23 +51,14 @@ pub struct Header {
     pub signature: Signature,
 }
 
-/// A packaged model's parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Container<'a> {
-    /// What is known without loading.
-    pub header: Header,
-    /// The graph, as [`crate::graph`] writes and reads it.
-    pub graph: &'a [u8],
-}
-
 /// Why bytes are not a packaged model this build can load.
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum ContainerError {
     #[error("not a packaged model (it does not begin with SLSMLPM)")]
     NotPackaged,
-    #[error("packaged in format {found}, this slsml {ours} reads format {FORMAT_VERSION}: package the model again with this slsml", ours = env!("CARGO_PKG_VERSION"))]
-    Version { found: u32 },
+    #[error("packaged in format {found} by slsml {made_by}; this slsml {ours} reads format {FORMAT_VERSION}: package the model again with the slsml that serves it", ours = env!("CARGO_PKG_VERSION"))]
+    Version { found: u32, made_by: String },
     #[error("truncated: {expected} bytes expected, {found} found")]
     Truncated { expected: u64, found: u64 },
     #[error("{extra} bytes follow the model's end")]
@@ -60,58 +67,168 @@ pub enum ContainerError {
     Checksum,
     #[error("its header cannot be read: {0}")]
     Header(#[from] serde_json::Error),
+    #[error("its operators cannot be read: {0}")]
+    Operators(String),
+    #[error("it cannot be read: {0}")]
+    Read(#[from] std::io::Error),
 }
 
-impl<'a> Container<'a> {
-    /// The parts of a packaged model's bytes.
-    pub fn parse(bytes: &'a [u8]) -> Result<Container<'a>, ContainerError> {
-        if !bytes.starts_with(&MAGIC) {
+/// Everything before the weights, checked; the reader stands at the first byte of the weights.
+#[derive(Debug)]
+pub(crate) struct Front {
+    pub(crate) header: Header,
+    /// The operators, as [`crate::graph`] writes and reads them.
+    pub(crate) plan: Vec<u8>,
+    pub(crate) weights_len: u64,
+    weights_checksum: u64,
+}
+
+impl Front {
+    /// Reads what comes before the weights of a file of `length` bytes.
+    pub(crate) fn read(from: &mut dyn Read, length: u64) -> Result<Front, ContainerError> {
+        let mut head = [0; HEAD];
+        let read = read_up_to(from, &mut head)?;
+        if read < MAGIC.len() || !head.starts_with(&MAGIC) {
             return Err(ContainerError::NotPackaged);
         }
-        let found = bytes.len() as u64;
-        let head: &[u8; HEAD] = bytes
-            .first_chunk()
-            .ok_or(ContainerError::Truncated { expected: HEAD as u64, found })?;
-        let version = u32::from_le_bytes([head[8], head[9], head[10], head[11]]);
+        if read < HEAD {
+            return Err(ContainerError::Truncated { expected: HEAD as u64, found: length });
+        }
+        let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap_or_default());
+        let long = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap_or_default());
+        let (version, header_len) = (word(8), u64::from(word(12)));
         if version != FORMAT_VERSION {
-            return Err(ContainerError::Version { found: version });
+            let made_by = foreign_maker(from, version, header_len);
+            return Err(ContainerError::Version { found: version, made_by });
         }
-        let header_len = u64::from(u32::from_le_bytes([head[12], head[13], head[14], head[15]]));
-        let mut graph_len = [0; 8];
-        graph_len.copy_from_slice(&head[16..24]);
-        let graph_len = u64::from_le_bytes(graph_len);
-        let expected = (HEAD as u64).saturating_add(header_len).saturating_add(graph_len);
-        if found < expected {
-            return Err(ContainerError::Truncated { expected, found });
+        let (plan_len, weights_len) = (long(16), long(24));
+        let front = (HEAD as u64).saturating_add(header_len).saturating_add(plan_len);
+        let expected = front.saturating_add(weights_len);
+        if length < expected {
+            return Err(ContainerError::Truncated { expected, found: length });
         }
-        if found > expected {
-            return Err(ContainerError::Trailing { extra: found - expected });
+        if length > expected {
+            return Err(ContainerError::Trailing { extra: length - expected });
         }
-        let content = &bytes[HEAD..];
-        if Sha256::digest(content).as_slice() != &head[24..] {
+        let mut header = vec![0; header_len as usize];
+        let mut plan = vec![0; plan_len as usize];
+        from.read_exact(&mut header)?;
+        from.read_exact(&mut plan)?;
+        if front_checksum(&head[..COUNTED], &header, &plan) != long(32) {
             return Err(ContainerError::Checksum);
         }
-        // Both lengths fit: their sum is the length of a slice in memory.
-        let (header, graph) = content.split_at(header_len as usize);
-        Ok(Container { header: serde_json::from_slice(header)?, graph })
+        let header = serde_json::from_slice(&header)?;
+        Ok(Front { header, plan, weights_len, weights_checksum: long(40) })
     }
 
-    /// The bytes of a packaged model's file.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, ContainerError> {
-        let header = serde_json::to_vec(&self.header)?;
-        let mut digest = Sha256::new();
-        digest.update(&header);
-        digest.update(self.graph);
-        let mut bytes = Vec::with_capacity(HEAD + header.len() + self.graph.len());
-        bytes.extend(MAGIC);
-        bytes.extend(FORMAT_VERSION.to_le_bytes());
-        bytes.extend((header.len() as u32).to_le_bytes());
-        bytes.extend((self.graph.len() as u64).to_le_bytes());
-        bytes.extend(digest.finalize());
-        bytes.extend(header);
-        bytes.extend(self.graph);
-        Ok(bytes)
+    /// Compares what was read of the weights with what was written, after reading what is left.
+    pub(crate) fn check_weights(&self, read: &mut Summed<'_>) -> Result<(), ContainerError> {
+        std::io::copy(read, &mut std::io::sink())?;
+        match read.sum.digest() == self.weights_checksum {
+            true => Ok(()),
+            false => Err(ContainerError::Checksum),
+        }
     }
+}
+
+/// A reader that sums what passes through it, while it is still in the processor's cache.
+pub(crate) struct Summed<'a> {
+    from: &'a mut dyn Read,
+    sum: Xxh3,
+}
+
+impl<'a> Summed<'a> {
+    pub(crate) fn new(from: &'a mut dyn Read) -> Self {
+        Self { from, sum: Xxh3::new() }
+    }
+}
+
+impl Read for Summed<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        const PIECE: usize = 128 * 1024;
+        let piece = into.len().min(PIECE);
+        let read = self.from.read(&mut into[..piece])?;
+        self.sum.update(&into[..read]);
+        Ok(read)
+    }
+}
+
+/// What a packaged model's bytes consist of, part by part: names and sizes, which sum to the
+/// file. Large constants are named after the node that reads them.
+pub fn parts(mut bytes: &[u8]) -> Result<Vec<(String, u64)>, ContainerError> {
+    let length = bytes.len() as u64;
+    let front = Front::read(&mut bytes, length)?;
+    let front_len = length - front.weights_len;
+    let header_len = front_len - HEAD as u64 - front.plan.len() as u64;
+    let mut parts = vec![
+        ("head".to_owned(), HEAD as u64),
+        ("header".to_owned(), header_len),
+        ("operators and small constants".to_owned(), front.plan.len() as u64),
+    ];
+    let tensors = crate::graph::tensors(&front.plan).map_err(ContainerError::Operators)?;
+    let named: u64 = tensors.iter().map(|(_, bytes)| bytes).sum();
+    if named != front.weights_len {
+        return Err(ContainerError::Checksum);
+    }
+    parts.extend(tensors);
+    Ok(parts)
+}
+
+/// The bytes of a packaged model's file.
+pub fn write(header: &Header, graph: &Encoded) -> Result<Vec<u8>, ContainerError> {
+    let header = serde_json::to_vec(header)?;
+    let Encoded { plan, weights } = graph;
+    let mut bytes = Vec::with_capacity(HEAD + header.len() + plan.len() + weights.len());
+    bytes.extend(MAGIC);
+    bytes.extend(FORMAT_VERSION.to_le_bytes());
+    bytes.extend((header.len() as u32).to_le_bytes());
+    bytes.extend((plan.len() as u64).to_le_bytes());
+    bytes.extend((weights.len() as u64).to_le_bytes());
+    bytes.extend(front_checksum(&bytes, &header, plan).to_le_bytes());
+    let mut sum = Xxh3::new();
+    sum.update(weights);
+    bytes.extend(sum.digest().to_le_bytes());
+    bytes.extend(header);
+    bytes.extend(plan);
+    bytes.extend(weights);
+    Ok(bytes)
+}
+
+fn front_checksum(head: &[u8], header: &[u8], plan: &[u8]) -> u64 {
+    let mut sum = Xxh3::new();
+    sum.update(head);
+    sum.update(header);
+    sum.update(plan);
+    sum.digest()
+}
+
+fn read_up_to(from: &mut dyn Read, into: &mut [u8]) -> std::io::Result<usize> {
+    let mut read = 0;
+    while read < into.len() {
+        match from.read(&mut into[read..]) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}
+
+/// Who made a file of another version, as far as its header says so.
+fn foreign_maker(from: &mut dyn Read, version: u32, header_len: u64) -> String {
+    #[derive(Deserialize)]
+    struct Maker {
+        slsml_version: String,
+    }
+    let skipped = if version == 1 { HEAD_OF_VERSION_1 - HEAD } else { 0 };
+    let wanted = skipped + (header_len as usize).min(MAX_FOREIGN_HEADER);
+    let mut bytes = Vec::new();
+    let read = from.take(wanted as u64).read_to_end(&mut bytes);
+    let header = bytes.get(skipped..).filter(|_| read.is_ok());
+    header
+        .and_then(|header| serde_json::from_slice::<Maker>(header).ok())
+        .map_or_else(|| "of an unknown version".into(), |maker| maker.slsml_version)
 }
 
 #[cfg(test)]
@@ -124,22 +241,32 @@ mod tests {
             source_sha256: "00".into(),
             signature: Signature { inputs: vec![], outputs: vec![] },
         };
-        Container { header, graph: b"graph" }.to_bytes().unwrap()
+        let graph = Encoded { plan: b"plan".to_vec(), weights: b"weights".to_vec() };
+        write(&header, &graph).unwrap()
+    }
+
+    fn parse(bytes: &[u8]) -> Result<(Front, Vec<u8>), ContainerError> {
+        let mut from = bytes;
+        let front = Front::read(&mut from, bytes.len() as u64)?;
+        let mut weights = vec![0; front.weights_len as usize];
+        let mut summed = Summed::new(&mut from);
+        summed.read_exact(&mut weights)?;
+        front.check_weights(&mut summed)?;
+        Ok((front, weights))
     }
 
     #[test]
     fn what_was_written_is_read_back() {
-        let bytes = packaged();
-        let read = Container::parse(&bytes).unwrap();
-        assert_eq!(read.graph, b"graph");
-        assert_eq!(read.header.slsml_version, "1.2.3");
+        let (front, weights) = parse(&packaged()).unwrap();
+        assert_eq!((&*front.plan, &*weights), (&b"plan"[..], &b"weights"[..]));
+        assert_eq!(front.header.slsml_version, "1.2.3");
     }
 
     #[test]
     fn every_truncation_is_refused() {
         let bytes = packaged();
         for length in 0..bytes.len() {
-            let error = Container::parse(&bytes[..length]).unwrap_err();
+            let error = parse(&bytes[..length]).unwrap_err();
             let expected =
                 matches!(error, ContainerError::NotPackaged | ContainerError::Truncated { .. });
             assert!(expected, "{length}: {error}");
@@ -152,15 +279,16 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Container::parse(&flipped).is_err(), "bit {bit}");
+            assert!(parse(&flipped).is_err(), "bit {bit}");
         }
     }
 
     #[test]
-    fn another_format_version_says_what_to_do() {
+    fn another_format_version_says_who_made_it_and_what_to_do() {
         let mut bytes = packaged();
         bytes[8] = 9;
-        let message = Container::parse(&bytes).unwrap_err().to_string();
-        assert!(message.contains("format 9") && message.contains("package the model again"));
+        let message = parse(&bytes).unwrap_err().to_string();
+        assert!(message.contains("format 9 by slsml 1.2.3"), "{message}");
+        assert!(message.contains("package the model again"), "{message}");
     }
 }

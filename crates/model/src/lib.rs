@@ -4,18 +4,20 @@
 //! This crate is linked into the served binaries, so it holds no ONNX importer (that is
 //! `slsml-import`), no network, no cloud and no protocol. tract's types never leave it, except
 //! through [`graph`], which the importer needs to write what [`Model`] reads.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod container;
+mod fidelity;
 pub mod graph;
 mod manifest;
 mod model;
 mod signature;
 mod tensor;
 
-pub use container::{Container, ContainerError, Header};
+pub use container::{ContainerError, Header};
+pub use fidelity::{Fidelity, OutputFidelity, Precision, SampleSource, Tolerance};
 pub use manifest::{MANIFEST_FILE, MODEL_FILE, Manifest, ManifestError};
-pub use model::{LoadError, Model, RunError};
+pub use model::{LoadError, Model, Plan, RunError};
 pub use signature::{Dim, Signature, TensorSpec};
 /// The SHA-256 of bytes, hexadecimal.
 pub fn sha256_hex(bytes: &[u8]) -> String {

@@ -1,20 +1,25 @@
 //! Loading and running a packaged model.
 
 use std::any::Any;
+use std::fs::File;
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
-use tract_core::prelude::{IntoTValue, TValue, TVec, TypedRunnableModel};
+use tract_core::ops::konst::Const;
+use tract_core::prelude::*;
 
-use crate::{Container, ContainerError, Header, Signature, Tensor, graph};
+use crate::container::{Front, Summed};
+use crate::graph::{self, Graphs};
+use crate::{ContainerError, Header, Signature, Tensor};
 
 /// A model that is ready to run.
 #[derive(Clone, Debug)]
 pub struct Model {
     header: Header,
-    plan: Arc<TypedRunnableModel>,
+    plan: Plan,
 }
 
 /// Why a packaged model could not be loaded.
@@ -42,30 +47,43 @@ pub enum RunError {
 impl Model {
     /// Loads the packaged model at `path`.
     pub fn load(path: &Path) -> Result<Model, LoadError> {
-        let bytes = std::fs::read(path)
-            .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-        Model::from_bytes(&bytes, path)
+        let refuse = |source| LoadError::Read { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(refuse)?;
+        let length = file.metadata().map_err(refuse)?.len();
+        Model::read(&mut file, length, path)
     }
 
     /// Loads a packaged model from its bytes; `path` names it in errors.
-    pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Model, LoadError> {
-        let container = Container::parse(bytes)
-            .map_err(|source| LoadError::Container { path: path.to_owned(), source })?;
+    pub fn from_bytes(mut bytes: &[u8], path: &Path) -> Result<Model, LoadError> {
+        let length = bytes.len() as u64;
+        Model::read(&mut bytes, length, path)
+    }
+
+    fn read(from: &mut dyn Read, length: u64, path: &Path) -> Result<Model, LoadError> {
+        let container = |source| LoadError::Container { path: path.to_owned(), source };
+        let front = Front::read(from, length).map_err(container)?;
         let refuse = |cause| LoadError::Graph {
             path: path.to_owned(),
-            made_by: container.header.slsml_version.clone(),
+            made_by: front.header.slsml_version.clone(),
             cause,
         };
-        // The checksum proves the bytes are as slsml wrote them, not that tract copes with them.
-        let plan = catch_unwind(|| graph::load(container.graph))
-            .map_err(|panic| refuse(panic_text(panic)))?
-            .map_err(|error| refuse(chain(&error)))?;
+        // The checksums prove the bytes are as slsml wrote them, not that tract copes with them.
+        let guarded = AssertUnwindSafe(|| -> Result<_, LoadError> {
+            let graphs = Graphs::parse(&front.plan).map_err(|error| refuse(chain(&error)))?;
+            let mut weights = Summed::new(from);
+            let model = graph::load(graphs, &mut weights, front.weights_len);
+            // Damage explains any other error.
+            front.check_weights(&mut weights).map_err(container)?;
+            let ready = model.and_then(TypedModel::into_runnable);
+            ready.map_err(|error| refuse(chain(&error)))
+        });
+        let plan = catch_unwind(guarded).map_err(|panic| refuse(panic_text(panic)))??;
         let (takes, gives) = (plan.model().inputs.len(), plan.model().outputs.len());
-        let signature = &container.header.signature;
+        let signature = &front.header.signature;
         if takes != signature.inputs.len() || gives != signature.outputs.len() {
             return Err(refuse("its graph does not fit its signature".into()));
         }
-        Ok(Model { header: container.header, plan })
+        Ok(Model { header: front.header, plan: Plan(plan) })
     }
 
     /// What the model takes and gives.
@@ -81,17 +99,43 @@ impl Model {
     /// Runs the model on inputs in the signature's order; outputs come in the signature's order.
     /// A panic inside tract is an error of this run alone.
     pub fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {
-        catch_unwind(AssertUnwindSafe(|| self.run_plan(inputs)))
+        self.plan.run(inputs)
+    }
+}
+
+impl Model {
+    /// The most that tensors between operators hold at one time, in bytes; `None` where a
+    /// dimension is open.
+    pub fn activation_bytes(&self) -> Option<u64> {
+        let plan = &self.plan.0;
+        let order = plan.order_without_consts();
+        let steps =
+            plan.model().eval_tmp_memory_usage(order, |node| !node.op_is::<Const>()).ok()?;
+        let held = steps.iter().map(|(_, held)| u64::try_from(held.to_i64().ok()?).ok());
+        held.collect::<Option<Vec<u64>>>()?.into_iter().max()
+    }
+}
+
+/// A graph that tract made ready, wherever it came from.
+#[derive(Clone, Debug)]
+pub struct Plan(Arc<TypedRunnableModel>);
+
+impl Plan {
+    /// A plan of tract's; only importers and this crate deal in these.
+    pub fn new(plan: Arc<TypedRunnableModel>) -> Plan {
+        Plan(plan)
+    }
+
+    /// Runs it. A panic inside tract is an error of this run alone.
+    pub fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {
+        catch_unwind(AssertUnwindSafe(|| self.run_unguarded(inputs)))
             .map_err(|panic| RunError::Panicked(panic_text(panic)))?
             .map_err(|error| RunError::Failed(chain(&error)))
     }
 
-    fn run_plan(&self, inputs: Vec<Tensor>) -> tract_core::prelude::TractResult<Vec<Tensor>> {
-        let inputs: TVec<TValue> = inputs
-            .into_iter()
-            .map(|tensor| Ok(tensor.into_tract()?.into_tvalue()))
-            .collect::<tract_core::prelude::TractResult<_>>()?;
-        let outputs = self.plan.run(inputs)?;
+    fn run_unguarded(&self, inputs: Vec<Tensor>) -> TractResult<Vec<Tensor>> {
+        let inputs = inputs.into_iter().map(|tensor| Ok(tensor.into_tract()?.into_tvalue()));
+        let outputs = self.0.run(inputs.collect::<TractResult<TVec<TValue>>>()?)?;
         outputs.iter().map(|value| Tensor::from_tract(value)).collect()
     }
 }

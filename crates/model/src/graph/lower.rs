@@ -1,0 +1,272 @@
+//! The last stage of getting ready: kernels are chosen and weights packed for this processor.
+//!
+//! What an operator becomes is tract's decision (`TypedOp::codegen` and `TypedOp::fuse`). Applying
+//! it is ours: tract's optimizer compares every new node with every old one and repeats all its
+//! passes until nothing changes, which is quadratic in the size of the graph and most of the time
+//! a prepared model takes to load. Here every node is visited in order, a change touches only
+//! its surroundings, constants are folded where they arise, and equal siblings are merged.
+
+use std::collections::HashSet;
+
+use tract_core::internal::*;
+use tract_core::ops::dummy::Dummy;
+use tract_core::ops::konst::Const;
+use tract_core::ops::scan::Scan;
+use tract_core::ops::source::TypedSource;
+use tract_core::optim::CONST_FOLD_MEM_BUDGET;
+use tract_core::tract_data::TooEarly;
+
+use super::late::Late;
+
+/// Changes per node, many times what real models need: ends what would never end.
+const MAX_CHANGES_PER_NODE: usize = 64;
+
+type Change = fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>;
+
+/// Reads a constant that comes late, by its index.
+type ReadLate<'a> = &'a mut dyn FnMut(u32) -> TractResult<Arc<Tensor>>;
+
+/// A graph of the operators that run, from one of those that were stored.
+pub(crate) fn lower(mut model: TypedModel, read: ReadLate<'_>) -> TractResult<TypedModel> {
+    let _proofs = model.symbols.proof_cache_session();
+    settle_loops(&mut model)?;
+    let left = MAX_CHANGES_PER_NODE * (model.nodes.len() + 16);
+    let mut lowering = Lowering { model, read, left, applied: HashSet::new() };
+    loop {
+        let before = lowering.left;
+        lowering.sweep(|model, node| node.op.codegen(model, node))?;
+        lowering.sweep(|model, node| node.op.fuse(model, node))?;
+        if lowering.left == before {
+            break;
+        }
+    }
+    let mut model = lowering.model;
+    model.compact()?;
+    Ok(model)
+}
+
+/// The bodies of loops are ready when they get here; tract would prepare them once more.
+fn settle_loops(model: &mut TypedModel) -> TractResult<()> {
+    for node in &mut model.nodes {
+        if let Some(scan) = node.op.downcast_ref::<Scan>() {
+            node.op = Box::new(scan.to_codegen_op(false)?);
+        }
+    }
+    Ok(())
+}
+
+struct Lowering<'a> {
+    model: TypedModel,
+    read: ReadLate<'a>,
+    /// Changes that may still be made.
+    left: usize,
+    /// Changes that asked not to be made twice.
+    applied: HashSet<String>,
+}
+
+impl Lowering<'_> {
+    /// Visits every node until nothing changes there.
+    fn sweep(&mut self, change: Change) -> TractResult<()> {
+        for id in 0..self.model.nodes.len() {
+            let mut ids = vec![id];
+            while let Some(id) = ids.pop() {
+                let first_new = self.model.nodes.len();
+                let changed = self.visit(id, change).with_context(|| {
+                    format!("preparing the node `{}`", self.model.nodes[id].name)
+                })?;
+                if changed {
+                    ids.push(id);
+                }
+                // What is new is done first: packing a constant frees its raw form.
+                ids.extend((first_new..self.model.nodes.len()).rev());
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a node once, if there is something to change.
+    fn visit(&mut self, id: usize, change: Change) -> TractResult<bool> {
+        self.read_late(id)?;
+        let node = &self.model.nodes[id];
+        if node.op_is::<Dummy>() || node.op_is::<Const>() || node.op_is::<TypedSource>() {
+            return Ok(false);
+        }
+        if let Some(value) = fold(&self.model, node)? {
+            self.replace_by_constant(id, value)?;
+            return Ok(false);
+        }
+        match change(&self.model, node)? {
+            Some(patch) if self.is_new(&patch) => self.apply(patch).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// Reads the constants a node is about to use, and a constant that is an output itself.
+    fn read_late(&mut self, id: usize) -> TractResult<()> {
+        let is_output = self.model.outputs.iter().any(|output| output.node == id);
+        let inputs = self.model.nodes[id].inputs.iter().map(|input| input.node);
+        let wanted: TVec<usize> = inputs.chain(is_output.then_some(id)).collect();
+        for id in wanted {
+            if let Some(late) = self.model.nodes[id].op.downcast_ref::<Late>() {
+                let op = Const::new((self.read)(late.index)?)?;
+                let node = &mut self.model.nodes[id];
+                node.outputs[0].fact = op.output_facts(&[])?.remove(0);
+                node.op = Box::new(op);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_new(&mut self, patch: &TypedModelPatch) -> bool {
+        match &patch.dont_apply_twice {
+            Some(watchdog) => self.applied.insert(watchdog.clone()),
+            None => true,
+        }
+    }
+
+    fn replace_by_constant(&mut self, id: usize, value: Arc<Tensor>) -> TractResult<()> {
+        let node = &mut self.model.nodes[id];
+        let exotic = node.outputs[0].fact.exotic_fact.clone();
+        let op = Const::new_with_opt_exotic_fact(value, exotic)?;
+        node.outputs[0].fact = op.output_facts(&[])?.remove(0);
+        node.op = Box::new(op);
+        let inputs = std::mem::take(&mut node.inputs);
+        self.release(id, &inputs);
+        Ok(())
+    }
+
+    /// Makes a change: adds its nodes, moves the readers of what it replaces over to them, and
+    /// drops what nothing reads any more.
+    fn apply(&mut self, patch: TypedModelPatch) -> TractResult<()> {
+        self.left = self.left.checked_sub(1).context("preparing the graph does not end")?;
+        if !patch.inputs.is_empty() {
+            return patch.apply(&mut self.model);
+        }
+        let TypedModelPatch { model: patch, taps: mut mapping, shunts, obliterate, .. } = patch;
+        let mut edges = Vec::new();
+        for node in patch.nodes {
+            let outlets = (0..node.outputs.len()).map(|slot| OutletId::new(node.id, slot));
+            let outlets: TVec<OutletId> = outlets.collect();
+            if outlets.first().is_some_and(|tap| mapping.contains_key(tap)) {
+                continue;
+            }
+            let inputs = node.inputs.iter().map(|input| mapping.get(input).copied());
+            let inputs: Option<TVec<OutletId>> = inputs.collect();
+            let inputs = inputs.context("a change that reads what it does not have")?;
+            let id = match self.twin(&node, &inputs) {
+                Some(twin) => twin,
+                None => {
+                    let facts = node.outputs.into_iter().map(|outlet| outlet.fact).collect();
+                    let id = self.model.add_node(node.name, node.op, facts)?;
+                    edges.extend(
+                        inputs
+                            .iter()
+                            .enumerate()
+                            .map(|(slot, from)| (*from, InletId::new(id, slot))),
+                    );
+                    id
+                }
+            };
+            for (slot, outlet) in outlets.into_iter().enumerate() {
+                mapping.insert(outlet, OutletId::new(id, slot));
+            }
+        }
+        let mut shunts: Vec<(OutletId, OutletId)> = shunts.into_iter().collect();
+        shunts.sort_unstable();
+        for (old, by) in &shunts {
+            self.redirect(*old, mapping[by]);
+        }
+        for (from, to) in edges {
+            self.model.add_edge(from, to)?;
+        }
+        for id in obliterate {
+            self.model.nodes[id].op = Box::new(Dummy);
+        }
+        for (old, _) in shunts {
+            self.drop_unread(old.node);
+        }
+        Ok(())
+    }
+
+    /// A node that does the same to the same inputs, unless it is an output of the model.
+    fn twin(&self, node: &TypedNode, inputs: &[OutletId]) -> Option<usize> {
+        let first = inputs.first()?;
+        let readers = &self.model.nodes[first.node].outputs[first.slot].successors;
+        let twin = readers
+            .iter()
+            .map(|reader| &self.model.nodes[reader.node])
+            .find(|other| *other.inputs == *inputs && other.op.as_op().dyn_eq(node.op.as_op()))?;
+        let is_output = self.model.outputs.iter().any(|output| output.node == twin.id);
+        (!is_output).then_some(twin.id)
+    }
+
+    /// Everything that read `old` reads `by`.
+    fn redirect(&mut self, old: OutletId, by: OutletId) {
+        if old == by {
+            return;
+        }
+        let readers = std::mem::take(&mut self.model.nodes[old.node].outputs[old.slot].successors);
+        for reader in &readers {
+            self.model.nodes[reader.node].inputs[reader.slot] = by;
+        }
+        self.model.nodes[by.node].outputs[by.slot].successors.extend(readers);
+        for output in self.model.outputs.iter_mut().filter(|output| **output == old) {
+            *output = by;
+        }
+    }
+
+    /// Drops a node that nothing reads, with its constants, and then what only it read.
+    fn drop_unread(&mut self, id: usize) {
+        let model = &self.model;
+        let node = &model.nodes[id];
+        let is_interface =
+            model.outputs.iter().chain(&model.inputs).any(|outlet| outlet.node == id);
+        if is_interface || node.outputs.iter().any(|outlet| !outlet.successors.is_empty()) {
+            return;
+        }
+        let node = &mut self.model.nodes[id];
+        node.op = Box::new(Dummy);
+        node.outputs.clear();
+        let inputs = std::mem::take(&mut node.inputs);
+        self.release(id, &inputs);
+    }
+
+    fn release(&mut self, reader: usize, inputs: &[OutletId]) {
+        for input in inputs {
+            let outlet = self.model.nodes[input.node].outputs.get_mut(input.slot);
+            if let Some(outlet) = outlet {
+                outlet.successors.retain(|inlet| inlet.node != reader);
+            }
+            self.drop_unread(input.node);
+        }
+    }
+}
+
+/// The value of a node that reads constants alone, within tract's own limits: what grows, or
+/// would be copied once per reader, stays as it is.
+fn fold(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Arc<Tensor>>> {
+    let [output] = &*node.outputs else { return Ok(None) };
+    let mut inputs = tvec!();
+    let mut read = 0;
+    for input in &node.inputs {
+        let outlet = &model.nodes[input.node].outputs[input.slot];
+        let Some(value) = &outlet.fact.konst else { return Ok(None) };
+        let bytes = outlet.fact.mem_size().to_i64().unwrap_or(i64::MAX) as u64;
+        let is_small = outlet.fact.datum_type.is_number() && bytes <= CONST_FOLD_MEM_BUDGET;
+        if outlet.successors.len() > 1 && !is_small {
+            return Ok(None);
+        }
+        read += bytes;
+        inputs.push(value.clone().into_tvalue());
+    }
+    let made = output.fact.mem_size().to_i64().unwrap_or(i64::MAX) as u64;
+    let is_packed = output.fact.exotic_fact.is_some();
+    if inputs.is_empty() || (!is_packed && made > read.max(CONST_FOLD_MEM_BUDGET)) {
+        return Ok(None);
+    }
+    match node.op.eval_out_of_plan(inputs) {
+        Ok(values) => Ok(values.and_then(|mut values| values.pop()).map(|v| v.into_arc_tensor())),
+        Err(error) if error.root_cause().is::<TooEarly>() => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,20 @@
+//! A graph on disk and in memory: the load path.
+//!
+//! tract gets a model ready in stages: parse, analyse, declutter, then choose kernels and pack
+//! weights for the processor it runs on. Everything but the last stage is done once, by the
+//! importer, and its result is stored here as a flat list of operators (`record`) and their
+//! constants. At start the list is decoded (`read`), and `lower` does what is left. No text is
+//! parsed and no shape is guessed; `docs/load-path.md` has the measurements behind it.
+
+mod datum;
+mod dims;
+mod late;
+mod lower;
+mod ops;
+mod read;
+mod record;
+mod tensors;
+mod write;
+
+pub(crate) use read::{Graphs, load, tensors};
+pub use write::{Encoded, settle, write};

@@ -1,0 +1,104 @@
+//! From a decluttered graph to bytes.
+
+use tract_core::internal::*;
+use tract_core::ops::einsum::einsum_matmul::merge_consecutive_same_role_axes;
+use tract_core::ops::logic::IfThenElse;
+use tract_core::ops::scan::Scan;
+
+use super::dims::{DimRecord, SymbolTable};
+use super::ops::OpRecord;
+use super::record::{GraphRecord, GraphsRecord, NodeRecord, OutletRecord};
+use super::tensors::TensorTable;
+
+/// A graph as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// The operators and small constants.
+    pub plan: Vec<u8>,
+    /// The bytes of all larger constants, in the order they are read.
+    pub weights: Vec<u8>,
+}
+
+/// Does to a decluttered graph what can be done before the processor is known.
+pub fn settle(model: &mut TypedModel) -> TractResult<()> {
+    for node in &mut model.nodes {
+        if let Some(scan) = node.op.downcast_mut::<Scan>() {
+            settle(&mut scan.body)?;
+        } else if let Some(branch) = node.op.downcast_mut::<IfThenElse>() {
+            settle(&mut branch.then_body)?;
+            settle(&mut branch.else_body)?;
+        }
+    }
+    merge_consecutive_same_role_axes(model)?;
+    model.prop_consts()
+}
+
+/// The bytes of a decluttered graph; the same graph gives the same bytes.
+pub fn write(model: &TypedModel) -> TractResult<Encoded> {
+    let mut writer = Writer {
+        symbols: SymbolTable::new(&model.symbols),
+        tensors: TensorTable::default(),
+        graphs: Vec::new(),
+    };
+    writer.body(model)?;
+    let Writer { symbols, tensors, graphs } = writer;
+    let record = GraphsRecord {
+        symbols: symbols.into_names(),
+        assertions: model.symbols.all_assertions().iter().map(ToString::to_string).collect(),
+        tensors: tensors.records,
+        graphs,
+    };
+    Ok(Encoded { plan: postcard::to_allocvec(&record)?, weights: tensors.weights })
+}
+
+/// The tables that fill while graphs are written.
+pub(crate) struct Writer {
+    symbols: SymbolTable,
+    tensors: TensorTable,
+    graphs: Vec<GraphRecord>,
+}
+
+impl Writer {
+    pub(crate) fn dim(&mut self, dim: &TDim) -> DimRecord {
+        self.symbols.dim(dim)
+    }
+
+    pub(crate) fn dims<'a>(&mut self, dims: impl IntoIterator<Item = &'a TDim>) -> Vec<DimRecord> {
+        self.symbols.dims(dims)
+    }
+
+    pub(crate) fn symbol(&mut self, symbol: &Symbol) -> u32 {
+        self.symbols.index(symbol)
+    }
+
+    pub(crate) fn tensor(&mut self, tensor: &Tensor) -> TractResult<u32> {
+        self.tensors.index(tensor, &mut self.symbols)
+    }
+
+    /// Writes a graph after the bodies inside it; its index.
+    pub(crate) fn body(&mut self, model: &TypedModel) -> TractResult<u32> {
+        let mut order = model.eval_order()?;
+        for input in model.input_outlets()? {
+            if !order.contains(&input.node) {
+                order.push(input.node);
+            }
+        }
+        let mut position = vec![u32::MAX; model.nodes.len()];
+        for (index, id) in order.iter().enumerate() {
+            position[*id] = index as u32;
+        }
+        let outlet = |at: &OutletId| OutletRecord { node: position[at.node], slot: at.slot as u32 };
+        let mut nodes = Vec::with_capacity(order.len());
+        for id in &order {
+            let node = model.node(*id);
+            let op = OpRecord::encode(node, self)
+                .with_context(|| format!("storing the node `{}`", node.name))?;
+            let inputs = node.inputs.iter().map(outlet).collect();
+            nodes.push(NodeRecord { name: node.name.clone(), op, inputs });
+        }
+        let inputs = model.input_outlets()?.iter().map(|input| position[input.node]).collect();
+        let outputs = model.output_outlets()?.iter().map(outlet).collect();
+        self.graphs.push(GraphRecord { nodes, inputs, outputs });
+        Ok(self.graphs.len() as u32 - 1)
+    }
+}
