@@ -48,9 +48,10 @@ ship: runtime
 runtime: needs-cargo
 	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile runtime --target $(HOST) -p slsml-bootstrap
 
-# What packaging, a cold start and a warm request cost; `make bench ARGS=--json` for machines.
+# A cold start beside its peers, on the bundled and the downloaded models; `make bench ARGS=--json`
+# for machines.
 bench: ship
-	$(CARGO) run --locked --release --quiet -p slsml-bench -- --programs "$(TARGET)/ship" $(ARGS)
+	$(CARGO) run --locked --release --quiet -p slsml-bench -- coldstart --programs "$(TARGET)/ship" $(ARGS)
 
 needs-cargo:
 	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install it from https://rustup.rs (1.95 or newer)"; exit 2; }

@@ -28,6 +28,10 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Build a Lambda zip from an ONNX model
     Package(Package),
+    /// Show what a model takes and gives, what it costs to load, and whether it can be packaged
+    Inspect(Inspect),
+    /// Show where the bytes of an artifact are
+    ExplainSize(ExplainSize),
     /// Put an artifact behind an alias
     #[command(subcommand)]
     Deploy(Deploy),
@@ -64,6 +68,62 @@ pub(crate) struct Package {
     /// The runtime to package [default: `bootstrap` beside slsml itself]
     #[arg(long, value_name = "FILE")]
     pub(crate) runtime: Option<PathBuf>,
+    /// How weights are stored: full, or f16 for half the size [default: full]
+    #[arg(long, value_enum)]
+    pub(crate) precision: Option<PrecisionName>,
+    /// Infer requests on which the packaged model must answer as the original does: a JSON file
+    /// with one, an array of them, or one a line [default: made up from the inputs]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) samples: Option<PathBuf>,
+    /// How far its answers may be off, relative to the larger value, absolute below 1
+    /// [default: 1e-4, with f16 2e-2]
+    #[arg(long, value_name = "DIFFERENCE")]
+    pub(crate) tolerance: Option<f64>,
+    /// Compress with zopfli: a few percent smaller, a minute slower
+    #[arg(long)]
+    pub(crate) smallest: bool,
+    /// Refuse a larger zip
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_zip_bytes: Option<u64>,
+    /// Refuse a larger function, unpacked
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_unzipped_bytes: Option<u64>,
+    /// Refuse a model that takes longer to load on this machine
+    #[arg(long, value_name = "MS")]
+    pub(crate) max_ready_ms: Option<f64>,
+}
+
+/// How weights are stored.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PrecisionName {
+    /// As the file has them.
+    Full,
+    /// 32-bit floats as 16-bit ones.
+    F16,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Inspect {
+    /// The ONNX file [default: path under [model] in slsml.toml]
+    pub(crate) model: Option<PathBuf>,
+    /// Fix an input's shape: NAME=1x3x224x224; ? keeps a dimension
+    #[arg(long = "shape", value_name = "NAME=DxD")]
+    pub(crate) shapes: Vec<ShapeOverride>,
+    /// Fix a named dimension: NAME=1
+    #[arg(long = "dim", value_name = "NAME=D")]
+    pub(crate) dims: Vec<DimOverride>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExplainSize {
+    /// An artifact's folder, a zip or a packaged model [default: the only folder in dist]
+    pub(crate) artifact: Option<PathBuf>,
+    /// Draw it, too
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) svg: Option<PathBuf>,
 }
 
 /// Where the function is.

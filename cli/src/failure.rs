@@ -10,7 +10,9 @@ use serde::Serialize;
 use slsml_import::ImportError;
 use slsml_lambda::LambdaError;
 use slsml_local::{HomeError, ServeError};
-use slsml_package::{ArtifactError, RuntimeError, WriteError};
+use slsml_package::{
+    ArchiveError, ArtifactError, ExplainError, OverBudget, RuntimeError, WriteError,
+};
 use slsml_release::ports::PortError;
 use slsml_release::{DriveError, StrategyError};
 
@@ -87,6 +89,8 @@ impl From<ImportError> for Failure {
             | ImportError::UnknownInput { .. }
             | ImportError::UnknownDim { .. }
             | ImportError::Rank { .. }
+            | ImportError::Samples { .. }
+            | ImportError::Unfit { .. }
             | ImportError::FixedDim { .. } => Exit::Usage,
             _ => Exit::Model,
         };
@@ -104,14 +108,39 @@ impl From<RuntimeError> for Failure {
 
 impl From<WriteError> for Failure {
     fn from(error: WriteError) -> Failure {
-        Failure::new(Exit::Internal, error)
-            .help("check the disk's space and the folder's permissions, or pass --out DIR")
+        match error {
+            WriteError::OverBudget(OverBudget::Lambda { .. }) => Failure::new(Exit::Model, error)
+                .help(
+                    "a container on Cloud Run can hold it; for Lambda, store the weights with \
+                     --precision f16 or take a smaller model",
+                ),
+            WriteError::OverBudget(_) => Failure::new(Exit::Model, error).help(
+                "slsml explain-size shows every part; --precision f16 halves the weights, \
+                 --smallest compresses harder, or raise the budget under [package]",
+            ),
+            WriteError::Archive(ArchiveError::Date(_)) => Failure::usage(error)
+                .help("unset SOURCE_DATE_EPOCH, or set it to the seconds since 1970 of a commit"),
+            _ => Failure::new(Exit::Internal, error)
+                .help("check the disk's space and the folder's permissions, or pass --out DIR"),
+        }
     }
 }
 
 impl From<ArtifactError> for Failure {
     fn from(error: ArtifactError) -> Failure {
         Failure::new(Exit::Model, error).help("package the model first: slsml package MODEL.onnx")
+    }
+}
+
+impl From<ExplainError> for Failure {
+    fn from(error: ExplainError) -> Failure {
+        match error {
+            ExplainError::Artifact(error) => error.into(),
+            ExplainError::Read { .. } => Failure::usage(error)
+                .help("name an artifact's folder, a zip or a packaged model (model.slsml)"),
+            _ => Failure::new(Exit::Model, error)
+                .help("name an artifact's folder, a zip or a packaged model (model.slsml)"),
+        }
     }
 }
 

@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
-use slsml_import::Shapes;
+use slsml_import::{DimOverride, ShapeOverride, Shapes};
+use slsml_model::{Precision, Tolerance};
+use slsml_package::Budgets;
 use slsml_release::{Check, Limit, Step, Strategy, Weight};
 
-use crate::args::{Package, ReleaseArgs};
+use crate::args::{Package, PrecisionName, ReleaseArgs};
 use crate::failure::{Exit, Failure};
 
 const FILE: &str = "slsml.toml";
@@ -61,6 +63,21 @@ pub(crate) struct PackageSettings {
     out: Option<PathBuf>,
     /// The runtime to package. Default: `bootstrap` beside slsml itself.
     runtime: Option<PathBuf>,
+    /// How weights are stored: "full", or "f16" for half the size. Default: full.
+    precision: Option<PrecisionName>,
+    /// Infer requests on which the packaged model must answer as the original does, from this
+    /// file's folder. Default: some are made up.
+    samples: Option<PathBuf>,
+    /// How far its answers may be off, relative to the larger value, absolute below 1. Default:
+    /// 1e-4, with f16 2e-2.
+    tolerance: Option<f64>,
+    /// The largest zip, in bytes. Default: no limit.
+    max_zip_bytes: Option<u64>,
+    /// The largest function, unpacked, in bytes. Default: Lambda's 262144000.
+    max_unzipped_bytes: Option<u64>,
+    /// The longest time the model may take to load on the machine that packages it, in
+    /// milliseconds. Default: no limit.
+    max_ready_ms: Option<f64>,
 }
 
 /// [lambda]
@@ -151,6 +168,12 @@ pub(crate) struct PackagePlan {
     pub(crate) shapes: Shapes,
     pub(crate) out: PathBuf,
     pub(crate) runtime: PathBuf,
+    pub(crate) precision: Precision,
+    pub(crate) samples: Option<PathBuf>,
+    pub(crate) tolerance: Option<Tolerance>,
+    pub(crate) smallest: bool,
+    pub(crate) budgets: Budgets,
+    pub(crate) max_ready_ms: Option<f64>,
 }
 
 /// The JSON Schema of `slsml.toml`.
@@ -196,12 +219,7 @@ impl Settings {
     }
 
     pub(crate) fn package(&self, args: Package) -> Result<PackagePlan, Failure> {
-        let model =
-            args.model.or_else(|| self.model.path.as_ref().map(|path| self.folder.join(path)));
-        let model = model.ok_or_else(|| {
-            Failure::usage("no model is named")
-                .help("slsml package MODEL.onnx, or path under [model] in slsml.toml")
-        })?;
+        let model = self.model(args.model)?;
         let name = match args.name.or_else(|| self.model.name.clone()) {
             Some(name) => name,
             None => model
@@ -210,17 +228,7 @@ impl Settings {
                 .unwrap_or_default(),
         };
         check_name(&name)?;
-        let read = |text: &String| Failure::usage(format!("[model] {text}"));
-        let mut shapes = Shapes { shapes: args.shapes, dims: args.dims };
-        if shapes.shapes.is_empty() {
-            let all =
-                self.model.shapes.iter().map(|text| text.parse().map_err(|error| read(&error)));
-            shapes.shapes = all.collect::<Result<_, _>>()?;
-        }
-        if shapes.dims.is_empty() {
-            let all = self.model.dims.iter().map(|text| text.parse().map_err(|error| read(&error)));
-            shapes.dims = all.collect::<Result<_, _>>()?;
-        }
+        let shapes = self.shapes(args.shapes, args.dims)?;
         let out = match args.out {
             Some(out) => out,
             None => self.out(),
@@ -232,7 +240,63 @@ impl Settings {
                 None => beside_slsml()?,
             },
         };
-        Ok(PackagePlan { model, name, shapes, out, runtime })
+        let file = &self.package;
+        let precision = match args.precision.or(file.precision).unwrap_or(PrecisionName::Full) {
+            PrecisionName::Full => Precision::Full,
+            PrecisionName::F16 => Precision::F16,
+        };
+        let positive = |key: &str, value: Option<f64>| match value {
+            Some(value) if !(value > 0.0 && value.is_finite()) => {
+                Err(Failure::usage(format!("{key} must be a number above 0, not {value}")))
+            }
+            value => Ok(value),
+        };
+        Ok(PackagePlan {
+            model,
+            name,
+            shapes,
+            out,
+            runtime,
+            precision,
+            samples: args
+                .samples
+                .or_else(|| file.samples.as_ref().map(|path| self.folder.join(path))),
+            tolerance: positive("tolerance", args.tolerance.or(file.tolerance))?.map(Tolerance),
+            smallest: args.smallest,
+            budgets: Budgets {
+                max_zip_bytes: args.max_zip_bytes.or(file.max_zip_bytes),
+                max_unzipped_bytes: args.max_unzipped_bytes.or(file.max_unzipped_bytes),
+            },
+            max_ready_ms: positive("max_ready_ms", args.max_ready_ms.or(file.max_ready_ms))?,
+        })
+    }
+
+    /// The ONNX file that was named, or the settings'.
+    pub(crate) fn model(&self, named: Option<PathBuf>) -> Result<PathBuf, Failure> {
+        let model = named.or_else(|| self.model.path.as_ref().map(|path| self.folder.join(path)));
+        model.ok_or_else(|| {
+            Failure::usage("no model is named")
+                .help("slsml package MODEL.onnx, or path under [model] in slsml.toml")
+        })
+    }
+
+    /// The shapes that were given, or the settings'.
+    pub(crate) fn shapes(
+        &self,
+        shapes: Vec<ShapeOverride>,
+        dims: Vec<DimOverride>,
+    ) -> Result<Shapes, Failure> {
+        let read = |text: String| Failure::usage(format!("[model] {text}"));
+        let mut all = Shapes { shapes, dims };
+        if all.shapes.is_empty() {
+            let texts = self.model.shapes.iter().map(|text| text.parse().map_err(read));
+            all.shapes = texts.collect::<Result<_, _>>()?;
+        }
+        if all.dims.is_empty() {
+            let texts = self.model.dims.iter().map(|text| text.parse().map_err(read));
+            all.dims = texts.collect::<Result<_, _>>()?;
+        }
+        Ok(all)
     }
 
     fn out(&self) -> PathBuf {

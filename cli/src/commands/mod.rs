@@ -1,6 +1,8 @@
 //! One module a command.
 
 mod deploy;
+mod explain_size;
+mod inspect;
 mod invoke;
 mod local;
 mod package;
@@ -18,6 +20,8 @@ pub(crate) fn run(args: Args, printer: &Printer) -> Result<Exit, Failure> {
     let settings = || Settings::load(args.config.as_deref());
     match args.command {
         Command::Package(args) => package::run(&settings()?, args, printer),
+        Command::Inspect(args) => inspect::run(&settings()?, args, printer),
+        Command::ExplainSize(args) => explain_size::run(&settings()?, args, printer),
         Command::Deploy(Deploy::Lambda(args)) => {
             block_on(deploy::run(&settings()?, *args, printer))
         }

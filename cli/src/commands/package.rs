@@ -1,12 +1,19 @@
 //! `slsml package`.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use serde_json::json;
-use slsml_package::{Runtime, package_lambda};
+use serde_json::value::RawValue;
+use slsml_import::{Options, Packaged};
+use slsml_inference::{InferRequest, Limits};
+use slsml_model::{Fidelity, Model, Precision, SampleSource, Signature, Tensor, TensorSpec};
+use slsml_package::{Artifact, Ingredients, Method, Runtime, package_lambda};
 
 use crate::args;
 use crate::failure::{Exit, Failure};
 use crate::printer::Printer;
-use crate::settings::Settings;
+use crate::settings::{PackagePlan, Settings};
 
 pub(crate) fn run(
     settings: &Settings,
@@ -14,40 +21,182 @@ pub(crate) fn run(
     printer: &Printer,
 ) -> Result<Exit, Failure> {
     let plan = settings.package(args)?;
+    let modified = source_date_epoch()?;
     let runtime = Runtime::read(&plan.runtime)?;
+    let samples = plan.samples.as_deref().map(read_samples).transpose()?;
     let step = printer.step(&format!("Packaging {}", plan.model.display()));
-    let packaged = slsml_import::import(&plan.model, &plan.shapes)?;
+    let bind = |signature: &Signature| bind_samples(samples.as_deref().unwrap_or(&[]), signature);
+    let packaged = slsml_import::import(
+        &plan.model,
+        &Options {
+            shapes: plan.shapes.clone(),
+            precision: plan.precision,
+            samples: plan.samples.is_some().then_some(&bind),
+            tolerance: plan.tolerance,
+        },
+    )?;
+    let ready = ready(&plan, &packaged)?;
     let folder = plan.out.join(&plan.name);
-    let artifact =
-        package_lambda(&folder, &plan.name, &packaged.bytes, packaged.model.header(), &runtime)?;
+    let artifact = package_lambda(
+        &folder,
+        &Ingredients {
+            name: &plan.name,
+            model: &packaged.bytes,
+            header: packaged.model.header(),
+            precision: plan.precision,
+            parity: &packaged.fidelity,
+            not_numbers: &packaged.not_numbers,
+            runtime: &runtime,
+            budgets: plan.budgets,
+            smallest: plan.smallest,
+            modified,
+        },
+    )?;
     drop(step);
-    let zip = folder.join(&artifact.lambda.file);
-    let value = json!({ "artifact": folder.join(slsml_package::ARTIFACT_FILE), "zip": zip, "built": artifact });
-    printer.result(&value, || {
-        let signature = &artifact.model.signature;
-        let list = |all: &[slsml_model::TensorSpec]| {
-            all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
-        format!(
-            "Packaged {name} for AWS Lambda on {arch}\n  \
-             takes   {takes}\n  \
-             gives   {gives}\n  \
-             zip     {zip}\n  \
-             size    {size} ({model} of it the model, {unzipped} unpacked)\n  \
-             sha256  {digest}\n\n\
-             Next: slsml deploy lambda --alias live --artifact {folder}",
-            name = artifact.name,
-            arch = artifact.lambda.arch,
-            takes = list(&signature.inputs),
-            gives = list(&signature.outputs),
-            zip = zip.display(),
-            size = bytes(artifact.lambda.bytes),
-            model = bytes(artifact.model.bytes),
-            unzipped = bytes(artifact.lambda.unzipped_bytes),
-            digest = artifact.lambda.sha256,
-            folder = folder.display(),
+    if !packaged.not_numbers.is_empty() {
+        printer.note(&format!("Constants that hold NaN: {}", packaged.not_numbers.join(", ")));
+    }
+    let value = json!({
+        "artifact": folder.join(slsml_package::ARTIFACT_FILE),
+        "zip": folder.join(&artifact.lambda.file),
+        "built": artifact,
+        "full_weights_bytes": packaged.full_weights,
+        "stored_weights_bytes": packaged.stored_weights,
+        "ready_ms": ready.map(|ready| ready.as_secs_f64() * 1e3),
+    });
+    printer.result(&value, || text(&folder, &artifact, &packaged))
+}
+
+/// The samples' file: one infer request, an array of them, or one after the other.
+fn read_samples(path: &Path) -> Result<Vec<Box<RawValue>>, Failure> {
+    let unusable = |why: String| {
+        Failure::usage(format!("the samples {} cannot be used: {why}", path.display()))
+            .help("write infer requests: one, an array of them, or one a line")
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
+    let mut samples = Vec::new();
+    for value in serde_json::Deserializer::from_str(&text).into_iter::<Box<RawValue>>() {
+        let value = value.map_err(|error| unusable(error.to_string()))?;
+        match value.get().starts_with('[') {
+            true => samples.extend(
+                serde_json::from_str::<Vec<Box<RawValue>>>(value.get())
+                    .map_err(|error| unusable(error.to_string()))?,
+            ),
+            false => samples.push(value),
+        }
+    }
+    if samples.is_empty() { Err(unusable("it holds none".into())) } else { Ok(samples) }
+}
+
+fn bind_samples(
+    samples: &[Box<RawValue>],
+    signature: &Signature,
+) -> Result<Vec<Vec<Tensor>>, String> {
+    let limits = Limits { body_bytes: usize::MAX, ..Limits::default() };
+    let bind = |(number, sample): (usize, &Box<RawValue>)| {
+        InferRequest::parse(sample.get().as_bytes(), signature, &limits)
+            .map(|request| request.inputs)
+            .map_err(|error| format!("sample {number}: {error}"))
+    };
+    (1..).zip(samples).map(bind).collect()
+}
+
+/// The time files carry, where reproducible builds say it.
+/// <https://reproducible-builds.org/specs/source-date-epoch/>
+fn source_date_epoch() -> Result<Option<i64>, Failure> {
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Err(_) => Ok(None),
+        Ok(text) if text.is_empty() => Ok(None),
+        Ok(text) => text.parse().map(Some).map_err(|_| {
+            Failure::usage(format!("SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds"))
+                .help("unset it, or set it to the seconds since 1970 of a commit")
+        }),
+    }
+}
+
+/// How long the model takes to load here, if there is a budget for it: the shortest of some
+/// times, as other work on the machine only ever adds.
+fn ready(plan: &PackagePlan, packaged: &Packaged) -> Result<Option<Duration>, Failure> {
+    const LOADS: usize = 5;
+    let Some(budget) = plan.max_ready_ms else { return Ok(None) };
+    let mut shortest = Duration::MAX;
+    for _ in 0..LOADS {
+        let began = Instant::now();
+        Model::from_bytes(&packaged.bytes, &plan.model)
+            .map_err(|error| Failure::new(Exit::Model, error))?;
+        shortest = shortest.min(began.elapsed());
+    }
+    let took = shortest.as_secs_f64() * 1e3;
+    if took > budget {
+        return Err(Failure::new(
+            Exit::Model,
+            format!("the model takes {took:.1} ms to load here, the budget is {budget} ms"),
         )
-    })
+        .help("slsml inspect shows every stage; raise max_ready_ms, or take a smaller model"));
+    }
+    Ok(Some(shortest))
+}
+
+fn text(folder: &Path, artifact: &Artifact, packaged: &Packaged) -> String {
+    let signature = &artifact.model.signature;
+    let lambda = &artifact.lambda;
+    let list =
+        |all: &[TensorSpec]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let stored: Vec<&str> = lambda
+        .entries
+        .iter()
+        .filter(|entry| entry.method == Method::Stored)
+        .map(|entry| entry.path.as_str())
+        .collect();
+    let stored = match stored.as_slice() {
+        [] => String::new(),
+        paths => format!("; stored, as it hardly deflates: {}", paths.join(", ")),
+    };
+    let weights = match artifact.model.precision {
+        Precision::Full => String::new(),
+        Precision::F16 => format!(
+            "\n  weights {} in half precision, {} before",
+            bytes(packaged.stored_weights),
+            bytes(packaged.full_weights)
+        ),
+    };
+    format!(
+        "Packaged {name} for AWS Lambda on {arch}\n  \
+         takes   {takes}\n  \
+         gives   {gives}\n  \
+         parity  {parity}{weights}\n  \
+         zip     {zip}\n  \
+         size    {size} ({model} of it the model, {unzipped} unpacked{stored})\n  \
+         sha256  {digest}\n\n\
+         Next: slsml deploy lambda --alias live --artifact {folder}",
+        name = artifact.name,
+        arch = lambda.arch,
+        takes = list(&signature.inputs),
+        gives = list(&signature.outputs),
+        parity = parity(&artifact.model.parity),
+        zip = folder.join(&lambda.file).display(),
+        size = bytes(lambda.bytes),
+        model = bytes(artifact.model.bytes),
+        unzipped = bytes(lambda.unzipped_bytes),
+        digest = lambda.sha256,
+        folder = folder.display(),
+    )
+}
+
+fn parity(parity: &Fidelity) -> String {
+    let kind = match parity.source {
+        SampleSource::Generated => "made-up",
+        SampleSource::File => "given",
+    };
+    if parity.samples == 0 {
+        return "not known: the original runs none of the made-up samples; pass --samples".into();
+    }
+    let largest = parity.outputs.iter().map(|output| output.largest).fold(0.0, f64::max);
+    let mean = parity.outputs.iter().map(|output| output.mean).fold(0.0, f64::max);
+    format!(
+        "as the original on {} {kind} samples: off by {largest:.1e} at most, {mean:.1e} on average",
+        parity.samples
+    )
 }
 
 /// A size for people.

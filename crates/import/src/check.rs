@@ -1,10 +1,11 @@
 //! What is refused before tract sees the graph, so that the refusal can name its cause.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use tract_onnx::pb::{GraphProto, ModelProto, NodeProto, TensorProto};
 
-use crate::ImportError;
+use crate::{ImportError, Unsupported};
 
 /// Refuses tensors stored outside the model's folder, through `..`, absolute paths or links.
 pub(crate) fn external_data(path: &Path, onnx: &ModelProto) -> Result<(), ImportError> {
@@ -60,28 +61,60 @@ fn each_tensor(graph: &GraphProto, visit: &mut dyn FnMut(&TensorProto)) {
 
 /// Refuses operators tract has no builder for, naming the first.
 pub(crate) fn operators(path: &Path, onnx: &ModelProto) -> Result<(), ImportError> {
-    let known = tract_onnx::onnx().op_register;
-    let mut unknown = Vec::new();
-    if let Some(graph) = &onnx.graph {
-        each_node(graph, &mut |node| {
-            if !known.0.contains_key(&node.op_type) {
-                unknown.push(node.clone());
-            }
-        });
-    }
-    let Some(first) = unknown.first() else { return Ok(()) };
+    let unsupported = unsupported(onnx);
+    let Some(first) = unsupported.first().cloned() else { return Ok(()) };
     Err(ImportError::Operator {
         path: path.to_owned(),
-        node: node_name(first),
-        operator: first.op_type.clone(),
-        domain: domain(first).to_owned(),
-        opset: opset(onnx, &first.domain),
-        more: match unknown.len() {
+        node: first.node,
+        operator: first.operator,
+        domain: first.domain,
+        opset: first.opset,
+        more: match unsupported.len() {
             1 => String::new(),
             2 => " and one other node".to_owned(),
             n => format!(" and {} other nodes", n - 1),
         },
     })
+}
+
+/// The nodes whose operator tract has no builder for.
+pub(crate) fn unsupported(onnx: &ModelProto) -> Vec<Unsupported> {
+    let known = tract_onnx::onnx().op_register;
+    let mut unknown = Vec::new();
+    if let Some(graph) = &onnx.graph {
+        each_node(graph, &mut |node| {
+            if !known.0.contains_key(&node.op_type) {
+                unknown.push(Unsupported {
+                    node: node_name(node),
+                    operator: node.op_type.clone(),
+                    domain: domain(&node.domain).to_owned(),
+                    opset: opset(onnx, &node.domain),
+                });
+            }
+        });
+    }
+    unknown
+}
+
+/// How often each operator is used.
+pub(crate) fn histogram(onnx: &ModelProto) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    if let Some(graph) = &onnx.graph {
+        each_node(graph, &mut |node| {
+            let name = match domain(&node.domain) {
+                "ai.onnx" => node.op_type.clone(),
+                domain => format!("{domain}.{}", node.op_type),
+            };
+            *counts.entry(name).or_default() += 1;
+        });
+    }
+    counts
+}
+
+/// The operator sets a file asks for.
+pub(crate) fn opsets(onnx: &ModelProto) -> BTreeMap<String, i64> {
+    let imports = onnx.opset_import.iter();
+    imports.map(|import| (domain(&import.domain).to_owned(), import.version)).collect()
 }
 
 fn each_node(graph: &GraphProto, visit: &mut dyn FnMut(&NodeProto)) {
@@ -100,8 +133,8 @@ fn node_name(node: &NodeProto) -> String {
     if node.name.is_empty() { output() } else { node.name.clone() }
 }
 
-fn domain(node: &NodeProto) -> &str {
-    if node.domain.is_empty() { "ai.onnx" } else { &node.domain }
+fn domain(domain: &str) -> &str {
+    if domain.is_empty() { "ai.onnx" } else { domain }
 }
 
 /// The version of a domain the file asks for; 0 if it names none.

@@ -3,9 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use slsml_model::{Datatype, Dim, Signature, TensorSpec};
+use slsml_model::{Datatype, Dim, Plan, Signature, TensorSpec};
 use tract_onnx::pb::tensor_shape_proto::dimension::Value;
 use tract_onnx::pb::{ModelProto, ValueInfoProto, type_proto};
+use tract_onnx::tract_core::internal::{bail, format_err};
 use tract_onnx::tract_core::prelude::*;
 use tract_onnx::tract_hir::internal::DimLike;
 use tract_onnx::tract_hir::prelude::InferenceModelExt;
@@ -13,28 +14,66 @@ use tract_onnx::tract_hir::prelude::InferenceModelExt;
 use crate::error::chain;
 use crate::{ImportError, check};
 
-/// The decluttered graph. What the file states about output shapes is ignored: it may contradict
-/// the inputs, which decide.
+/// The graph as it is stored: decluttered, and settled as far as any processor allows.
+pub(crate) fn to_settled(path: &Path, onnx: &ModelProto) -> Result<TypedModel, ImportError> {
+    convert(path, onnx, settled)
+}
+
+/// The graph with all types and shapes, as the file describes it.
 pub(crate) fn to_typed(path: &Path, onnx: &ModelProto) -> Result<TypedModel, ImportError> {
+    convert(path, onnx, Ok)
+}
+
+/// [`to_settled`] from [`to_typed`].
+pub(crate) fn settle(
+    path: &Path,
+    onnx: &ModelProto,
+    typed: TypedModel,
+) -> Result<TypedModel, ImportError> {
+    catch_unwind(AssertUnwindSafe(|| settled(typed)))
+        .unwrap_or_else(|_| Err(format_err!("tract panicked")))
+        .map_err(|error| refusal(path, onnx, &error))
+}
+
+fn settled(typed: TypedModel) -> TractResult<TypedModel> {
+    let mut typed = typed.into_decluttered()?;
+    // The file's free-form metadata, which nothing that runs reads.
+    typed.properties.clear();
+    slsml_model::graph::settle(&mut typed)?;
+    Ok(typed)
+}
+
+/// The graph as plain tract runs it on this machine.
+pub(crate) fn plain(path: &Path, onnx: &ModelProto) -> Result<Plan, ImportError> {
+    convert(path, onnx, |typed| typed.into_optimized()?.into_runnable()).map(Plan::new)
+}
+
+/// The graph as the file describes it: slow to run, but nothing in it was rewritten.
+pub(crate) fn reference(path: &Path, onnx: &ModelProto) -> Result<Plan, ImportError> {
+    convert(path, onnx, TypedModel::into_runnable).map(Plan::new)
+}
+
+/// Analyses the file and goes on with `then`. What the file states about output shapes is
+/// ignored: it may contradict the inputs, which decide.
+fn convert<T>(
+    path: &Path,
+    onnx: &ModelProto,
+    then: impl Fn(TypedModel) -> TractResult<T>,
+) -> Result<T, ImportError> {
     let folder = path.parent().and_then(Path::to_str).filter(|folder| !folder.is_empty());
-    let convert = |ignore_value_info: bool| -> TractResult<TypedModel> {
+    let attempt = |ignore_value_info: bool| -> TractResult<T> {
         let parsed = tract_onnx::onnx()
             .with_ignore_output_shapes(true)
             .with_ignore_value_info(ignore_value_info)
             .parse(onnx, Some(folder.unwrap_or(".")))?;
         if let Some(name) = parsed.unresolved_inputs.first() {
-            tract_onnx::tract_core::internal::bail!("nothing produces the tensor `{name}`");
+            bail!("nothing produces the tensor `{name}`");
         }
-        let mut typed = parsed.model.into_typed()?.into_decluttered()?;
-        // The file's free-form metadata: nothing that runs reads it, and its quotes and line ends
-        // would break tract's own text form.
-        typed.properties.clear();
-        Ok(typed)
+        then(parsed.model.into_typed()?)
     };
     let guarded = |ignore| {
-        catch_unwind(AssertUnwindSafe(|| convert(ignore))).unwrap_or_else(|_| {
-            Err(tract_onnx::tract_core::internal::format_err!("tract panicked"))
-        })
+        catch_unwind(AssertUnwindSafe(|| attempt(ignore)))
+            .unwrap_or_else(|_| Err(format_err!("tract panicked")))
     };
     // Stated intermediate shapes usually help the analysis and sometimes are wrong.
     guarded(false).or_else(|_| guarded(true)).map_err(|error| refusal(path, onnx, &error))

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use tract_onnx::tract_core::prelude::TractError;
 
+use crate::Difference;
+
 /// Why an ONNX file could not become a packaged model.
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
@@ -60,6 +62,16 @@ pub enum ImportError {
     Unstorable { path: PathBuf, cause: String },
     #[error("packaged {path}, but cannot load the result: {cause}")]
     Unloadable { path: PathBuf, cause: slsml_model::LoadError },
+    #[error("the samples cannot be used: {cause}")]
+    Samples { cause: String },
+    #[error("{path} itself does not run sample {sample}: {cause}")]
+    Unfit { path: PathBuf, sample: usize, cause: String },
+    #[error("the packaged model does not run sample {sample}, which {path} runs: {cause}")]
+    Fails { path: PathBuf, sample: usize, cause: String },
+    #[error("the packaged model gives `{output}` in another type or shape than {path}")]
+    OtherForm { path: PathBuf, output: String },
+    #[error("the packaged model answers differently than {path}: {difference}")]
+    Different { path: PathBuf, difference: Box<Difference> },
     #[error("cannot write the package of {path}: {cause}")]
     Container { path: PathBuf, cause: slsml_model::ContainerError },
 }
@@ -93,7 +105,13 @@ impl ImportError {
             | Self::Rank { .. }
             | Self::FixedDim { .. } => "use the names and lengths the model states".into(),
             Self::Datatype { .. } | Self::Unstorable { .. } | Self::Unloadable { .. } => return None,
-            Self::Container { .. } => return None,
+            Self::Container { .. } | Self::Fails { .. } | Self::OtherForm { .. } => return None,
+            Self::Samples { .. } | Self::Unfit { .. } => {
+                "a sample is an infer request with the model's inputs; see slsml inspect".into()
+            }
+            Self::Different { .. } => {
+                "package with full precision, or allow more with --tolerance".into()
+            }
         })
     }
 

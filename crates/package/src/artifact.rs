@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use slsml_model::Signature;
+use slsml_model::{Fidelity, Precision, Signature};
 use thiserror::Error;
 
-use crate::Arch;
+use crate::{Arch, Method};
 
 /// The record's file name.
 pub const ARTIFACT_FILE: &str = "artifact.json";
 
 /// The shape of the record this build reads and writes.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// Everything that was built from one model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,12 @@ pub struct ModelRecord {
     pub bytes: u64,
     /// What it takes and gives.
     pub signature: Signature,
+    /// How its weights are stored.
+    pub precision: Precision,
+    /// How its answers compare with those of the ONNX file.
+    pub parity: Fidelity,
+    /// Names of constants that hold NaN.
+    pub not_numbers: Vec<String>,
 }
 
 /// A zip for AWS Lambda.
@@ -66,6 +72,10 @@ pub struct EntryRecord {
     pub path: String,
     /// Size, uncompressed.
     pub bytes: u64,
+    /// Size inside the archive.
+    pub zipped_bytes: u64,
+    /// How it was put into the archive.
+    pub method: Method,
     /// SHA-256, hexadecimal.
     pub sha256: String,
 }
@@ -82,7 +92,7 @@ pub enum ArtifactError {
     Malformed { path: PathBuf, source: serde_json::Error },
     #[error("{path} names the file `{file}`, which does not lie beside it")]
     Elsewhere { path: PathBuf, file: String },
-    #[error("{path} has schema {found}, this slsml reads schema {SCHEMA}")]
+    #[error("{path} has schema {found}, this slsml reads schema {SCHEMA}: package the model again")]
     Schema { path: PathBuf, found: u64 },
     #[error(
         "{path} is not the file its artifact.json describes (SHA-256 {found}, recorded {recorded})"

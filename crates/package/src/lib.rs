@@ -6,12 +6,18 @@
 
 mod archive;
 mod artifact;
+mod budget;
+mod explain;
 mod runtime;
+mod treemap;
 mod write;
 
-pub use archive::{ArchiveError, Entry, zip};
+pub use archive::{ArchiveError, Entry, Method, zip};
 pub use artifact::{ARTIFACT_FILE, Artifact, ArtifactError, EntryRecord, LambdaZip, ModelRecord};
+pub use budget::{Budgets, LAMBDA_DIRECT_BYTES, LAMBDA_UNZIPPED_BYTES, OverBudget};
+pub use explain::{ExplainError, Part, explain};
 pub use runtime::{Arch, Runtime, RuntimeError};
-pub use write::{WriteError, package_lambda};
+pub use treemap::treemap;
+pub use write::{Ingredients, WriteError, package_lambda};
 
 pub use slsml_model::sha256_hex;

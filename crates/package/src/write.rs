@@ -1,19 +1,25 @@
 //! Putting an artifact on disk: whole files appear or nothing changes, the record last.
 
 use std::fs::Permissions;
-use std::io::Write;
+use std::io::{Cursor, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use slsml_model::{Header, MANIFEST_FILE, MODEL_FILE, Manifest};
+use slsml_model::{Fidelity, Header, MANIFEST_FILE, MODEL_FILE, Manifest, Precision};
 use thiserror::Error;
 
+use crate::archive::deflated_share;
+use crate::budget::{self, LAMBDA_DIRECT_BYTES};
 use crate::{
-    ARTIFACT_FILE, ArchiveError, Artifact, Entry, EntryRecord, LambdaZip, ModelRecord, Runtime,
-    sha256_hex, zip,
+    ARTIFACT_FILE, ArchiveError, Artifact, Budgets, Entry, EntryRecord, LambdaZip, Method,
+    ModelRecord, OverBudget, Runtime, sha256_hex, zip,
 };
 
 const ZIP_FILE: &str = "lambda.zip";
+
+/// Deflating that leaves more than this share of a file is not worth its time: the zip is made
+/// and unpacked faster without.
+const WORTH_DEFLATING: f64 = 0.9;
 
 /// Why an artifact could not be written.
 #[derive(Debug, Error)]
@@ -21,57 +27,95 @@ const ZIP_FILE: &str = "lambda.zip";
 pub enum WriteError {
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
+    #[error("cannot read back the zip: {0}")]
+    Unreadable(#[from] zip::result::ZipError),
     #[error("cannot write {path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
     #[error("cannot describe the artifact: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// Builds the Lambda zip of a packaged model and writes it with its record into `folder`.
-pub fn package_lambda(
-    folder: &Path,
-    name: &str,
-    model: &[u8],
-    header: &Header,
-    runtime: &Runtime,
-) -> Result<Artifact, WriteError> {
-    let model_sha256 = sha256_hex(model);
+/// What an artifact is made from.
+#[derive(Debug)]
+pub struct Ingredients<'a> {
+    /// The model's name.
+    pub name: &'a str,
+    /// The packaged model's file.
+    pub model: &'a [u8],
+    /// What that file says of itself.
+    pub header: &'a Header,
+    /// How its weights are stored.
+    pub precision: Precision,
+    /// How its answers compare with the original's.
+    pub parity: &'a Fidelity,
+    /// Names of constants that hold NaN.
+    pub not_numbers: &'a [String],
+    /// The program that serves it.
+    pub runtime: &'a Runtime,
+    /// What the artifact may weigh.
+    pub budgets: Budgets,
+    /// Whether size is worth a minute.
+    pub smallest: bool,
+    /// The time files carry, in seconds since 1970.
+    pub modified: Option<i64>,
+}
+
+/// Builds the Lambda zip of a packaged model and writes it with its record into `folder`, unless
+/// it is over budget.
+pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact, WriteError> {
+    let model_sha256 = sha256_hex(from.model);
     let manifest = Manifest {
-        name: name.into(),
+        name: from.name.into(),
         model_sha256: model_sha256.clone(),
         slsml_version: env!("CARGO_PKG_VERSION").into(),
     };
     let mut manifest = serde_json::to_vec_pretty(&manifest)?;
     manifest.push(b'\n');
-    let entries = [
-        Entry { path: "bootstrap", bytes: &runtime.bytes, executable: true },
-        Entry { path: MANIFEST_FILE, bytes: &manifest, executable: false },
-        Entry { path: MODEL_FILE, bytes: model, executable: false },
+    let method = if from.smallest { Method::Zopfli } else { Method::Deflated };
+    let mut entries = [
+        Entry { path: "bootstrap", bytes: &from.runtime.bytes, executable: true, method },
+        Entry { path: MANIFEST_FILE, bytes: &manifest, executable: false, method },
+        Entry { path: MODEL_FILE, bytes: from.model, executable: false, method },
     ];
-    let bytes = zip(&entries)?;
-    let record = |entry: &Entry<'_>| EntryRecord {
-        path: entry.path.into(),
-        bytes: entry.bytes.len() as u64,
-        sha256: sha256_hex(entry.bytes),
+    if !from.smallest {
+        choose_methods(&mut entries);
+    }
+    let bytes = zip(&entries, from.modified)?;
+    let mut archive = zip::ZipArchive::new(Cursor::new(&bytes))?;
+    let mut record = |entry: &Entry<'_>| -> Result<EntryRecord, WriteError> {
+        Ok(EntryRecord {
+            path: entry.path.into(),
+            bytes: entry.bytes.len() as u64,
+            zipped_bytes: archive.by_name(entry.path)?.compressed_size(),
+            method: entry.method,
+            sha256: sha256_hex(entry.bytes),
+        })
     };
+    let lambda = LambdaZip {
+        file: ZIP_FILE.into(),
+        arch: from.runtime.arch,
+        bytes: bytes.len() as u64,
+        sha256: sha256_hex(&bytes),
+        unzipped_bytes: entries.iter().map(|entry| entry.bytes.len() as u64).sum(),
+        entries: entries.iter().map(&mut record).collect::<Result<_, _>>()?,
+    };
+    budget::check(&lambda, &from.budgets)?;
     let artifact = Artifact {
         schema: Artifact::schema(),
-        name: name.into(),
+        name: from.name.into(),
         slsml_version: env!("CARGO_PKG_VERSION").into(),
         model: ModelRecord {
             sha256: model_sha256,
-            source_sha256: header.source_sha256.clone(),
-            bytes: model.len() as u64,
-            signature: header.signature.clone(),
+            source_sha256: from.header.source_sha256.clone(),
+            bytes: from.model.len() as u64,
+            signature: from.header.signature.clone(),
+            precision: from.precision,
+            parity: from.parity.clone(),
+            not_numbers: from.not_numbers.to_vec(),
         },
-        lambda: LambdaZip {
-            file: ZIP_FILE.into(),
-            arch: runtime.arch,
-            bytes: bytes.len() as u64,
-            sha256: sha256_hex(&bytes),
-            unzipped_bytes: entries.iter().map(|entry| entry.bytes.len() as u64).sum(),
-            entries: entries.iter().map(record).collect(),
-        },
+        lambda,
     };
     let mut json = serde_json::to_vec_pretty(&artifact)?;
     json.push(b'\n');
@@ -80,6 +124,29 @@ pub fn package_lambda(
     write_whole(&folder.join(ZIP_FILE), &bytes)?;
     write_whole(&folder.join(ARTIFACT_FILE), &json)?;
     Ok(artifact)
+}
+
+/// Stores what hardly deflates, unless only deflating keeps the zip below what Lambda takes
+/// without a bucket.
+fn choose_methods(entries: &mut [Entry<'_>]) {
+    let shares: Vec<f64> = entries.iter().map(|entry| deflated_share(entry.bytes)).collect();
+    let size = |entries: &[Entry<'_>], stored: bool| -> f64 {
+        let each = entries.iter().zip(&shares);
+        each.map(|(entry, share)| {
+            let share = if stored && *share > WORTH_DEFLATING { 1.0 } else { *share };
+            entry.bytes.len() as f64 * share
+        })
+        .sum()
+    };
+    let limit = LAMBDA_DIRECT_BYTES as f64;
+    if size(entries, true) > limit && size(entries, false) <= limit {
+        return;
+    }
+    for (entry, share) in entries.iter_mut().zip(&shares) {
+        if *share > WORTH_DEFLATING {
+            entry.method = Method::Stored;
+        }
+    }
 }
 
 /// Writes beside the target and renames, so that no reader and no crash sees half a file.

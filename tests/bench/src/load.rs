@@ -1,0 +1,87 @@
+//! One cold process that loads a model, and then runs it: packaged, or as plain tract does.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use slsml_import::{DimOverride, ShapeOverride, Shapes};
+use slsml_model::{Model, Tensor};
+
+use crate::figures::median_ms;
+use crate::{Error, request};
+
+/// Runs before those that count.
+const WARM_UP: usize = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// A packaged model, through the code that serves it.
+    Packaged,
+    /// An ONNX file, as tract's own documentation loads it.
+    Plain,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    pub(crate) kind: Kind,
+    pub(crate) model: PathBuf,
+    /// An infer request with the model's inputs
+    pub(crate) request: PathBuf,
+    #[arg(long, default_value_t = 30)]
+    pub(crate) runs: usize,
+    #[arg(long)]
+    pub(crate) shape: Vec<ShapeOverride>,
+    #[arg(long)]
+    pub(crate) dim: Vec<DimOverride>,
+}
+
+/// Milliseconds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Loaded {
+    pub(crate) ready_ms: f64,
+    /// The median of the runs.
+    pub(crate) warm_ms: f64,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Error> {
+    let inputs = request::tensors(&std::fs::read(&args.request)?)?;
+    let loaded = match args.kind {
+        Kind::Packaged => packaged(args, inputs)?,
+        Kind::Plain => plain(args, inputs)?,
+    };
+    Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string(&loaded)?)?)
+}
+
+fn packaged(args: &Args, inputs: Vec<(String, Tensor)>) -> Result<Loaded, Error> {
+    let began = Instant::now();
+    let model = Model::load(&args.model)?;
+    let ready_ms = median_ms(&[began.elapsed()]);
+    let inputs: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
+    let warm = (0..WARM_UP + args.runs)
+        .map(|_| {
+            let inputs = inputs.clone();
+            let began = Instant::now();
+            model.run(inputs)?;
+            Ok(began.elapsed())
+        })
+        .collect::<Result<Vec<Duration>, Error>>()?;
+    Ok(Loaded { ready_ms, warm_ms: median_ms(&warm[WARM_UP..]) })
+}
+
+fn plain(args: &Args, inputs: Vec<(String, Tensor)>) -> Result<Loaded, Error> {
+    let shapes = Shapes { shapes: args.shape.clone(), dims: args.dim.clone() };
+    let began = Instant::now();
+    let model = slsml_import::plain(&args.model, &shapes)?;
+    let ready_ms = median_ms(&[began.elapsed()]);
+    let warm = (0..WARM_UP + args.runs)
+        .map(|_| {
+            let inputs = inputs.iter().map(|(_, tensor)| tensor.clone()).collect();
+            let began = Instant::now();
+            model.run(inputs)?;
+            Ok(began.elapsed())
+        })
+        .collect::<Result<Vec<Duration>, Error>>()?;
+    Ok(Loaded { ready_ms, warm_ms: median_ms(&warm[WARM_UP..]) })
+}
