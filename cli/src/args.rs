@@ -65,7 +65,10 @@ pub(crate) struct Package {
     /// Where artifacts go, a folder for each model [default: dist]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// The runtime to package [default: `bootstrap` beside slsml itself]
+    /// The processor it runs on [default: x86_64]
+    #[arg(long, value_enum)]
+    pub(crate) arch: Option<ArchName>,
+    /// The runtime to package [default: the one for the processor beside slsml itself]
     #[arg(long, value_name = "FILE")]
     pub(crate) runtime: Option<PathBuf>,
     /// How weights are stored: full, or f16 for half the size [default: full]
@@ -91,6 +94,21 @@ pub(crate) struct Package {
     /// Refuse a model that takes longer to load on this machine
     #[arg(long, value_name = "MS")]
     pub(crate) max_ready_ms: Option<f64>,
+}
+
+/// A processor architecture.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema, clap::ValueEnum,
+)]
+pub(crate) enum ArchName {
+    /// 64-bit Intel and AMD.
+    #[value(name = "x86_64")]
+    #[serde(rename = "x86_64")]
+    X86_64,
+    /// 64-bit Arm.
+    #[value(name = "arm64")]
+    #[serde(rename = "arm64")]
+    Arm64,
 }
 
 /// How weights are stored.

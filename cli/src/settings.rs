@@ -13,10 +13,10 @@ use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
 use slsml_import::{DimOverride, ShapeOverride, Shapes};
 use slsml_model::{Precision, Tolerance};
-use slsml_package::Budgets;
+use slsml_package::{Arch, Budgets, Runtime};
 use slsml_release::{Check, Limit, Step, Strategy, Weight};
 
-use crate::args::{Package, PrecisionName, ReleaseArgs};
+use crate::args::{ArchName, Package, PrecisionName, ReleaseArgs};
 use crate::failure::{Exit, Failure};
 
 const FILE: &str = "slsml.toml";
@@ -61,7 +61,10 @@ pub(crate) struct ModelSettings {
 pub(crate) struct PackageSettings {
     /// Where artifacts go, a folder for each model, from this file's folder. Default: dist.
     out: Option<PathBuf>,
-    /// The runtime to package. Default: `bootstrap` beside slsml itself.
+    /// The processor it runs on, "x86_64" or "arm64". Default: x86_64.
+    arch: Option<ArchName>,
+    /// The runtime to package. Default: the one for the processor beside slsml itself, `bootstrap`
+    /// or `bootstrap-arm64`, as a program or in a zip.
     runtime: Option<PathBuf>,
     /// How weights are stored: "full", or "f16" for half the size. Default: full.
     precision: Option<PrecisionName>,
@@ -233,11 +236,15 @@ impl Settings {
             Some(out) => out,
             None => self.out(),
         };
+        let arch = match args.arch.or(self.package.arch).unwrap_or(ArchName::X86_64) {
+            ArchName::X86_64 => Arch::X86_64,
+            ArchName::Arm64 => Arch::Arm64,
+        };
         let runtime = match args.runtime {
             Some(runtime) => runtime,
             None => match &self.package.runtime {
                 Some(runtime) => self.folder.join(runtime),
-                None => beside_slsml()?,
+                None => Runtime::beside(&std::env::current_exe()?, arch),
             },
         };
         let file = &self.package;
@@ -429,11 +436,6 @@ fn check_name(name: &str) -> Result<(), Failure> {
     }
     Err(Failure::usage(format!("`{name}` is no name for a model"))
         .help("pass --name with up to 64 letters, digits, hyphens and underscores"))
-}
-
-fn beside_slsml() -> Result<PathBuf, Failure> {
-    let own = std::env::current_exe()?;
-    Ok(own.with_file_name("bootstrap"))
 }
 
 /// The key somebody probably meant.

@@ -12,7 +12,7 @@ use tract_onnx::tract_hir::internal::DimLike;
 use tract_onnx::tract_hir::prelude::InferenceModelExt;
 
 use crate::error::chain;
-use crate::{ImportError, check};
+use crate::{ImportError, check, foreign};
 
 /// The graph as it is stored: decluttered, and settled as far as any processor allows.
 pub(crate) fn to_settled(path: &Path, onnx: &ModelProto) -> Result<TypedModel, ImportError> {
@@ -37,6 +37,7 @@ pub(crate) fn settle(
 
 fn settled(typed: TypedModel) -> TractResult<TypedModel> {
     let mut typed = typed.into_decluttered()?;
+    foreign::replace(&mut typed)?;
     // The file's free-form metadata, which nothing that runs reads.
     typed.properties.clear();
     slsml_model::graph::settle(&mut typed)?;

@@ -11,6 +11,7 @@ mod check;
 mod convert;
 mod error;
 mod fidelity;
+mod foreign;
 mod inspect;
 mod plain;
 mod precision;

@@ -156,7 +156,8 @@ impl Tensor {
         tensor.into_shape(&shape)
     }
 
-    pub(crate) fn from_tract(tensor: &tract::Tensor) -> tract::TractResult<Tensor> {
+    /// The protocol's form of a tensor of tract's.
+    pub fn from_tract(tensor: &tract::Tensor) -> tract::TractResult<Tensor> {
         use tract::DatumType;
         let shape = tensor.shape().to_vec();
         // Quantised tensors are served as the integers they hold.

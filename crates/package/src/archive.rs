@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use time::OffsetDateTime;
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, DateTime, ZipWriter};
+use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 /// A file to put into an archive.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct Entry<'a> {
     pub executable: bool,
     /// How it is put in.
     pub method: Method,
+    /// A zip that holds it alone, compressed beforehand: taken over as it is.
+    pub zipped: Option<&'a [u8]>,
 }
 
 /// How a file is put into an archive.
@@ -59,6 +61,13 @@ pub fn zip(entries: &[Entry<'_>], modified: Option<i64>) -> Result<Vec<u8>, Arch
     let capacity = entries.iter().map(|entry| entry.bytes.len() + 256).sum();
     let mut archive = ZipWriter::new(Cursor::new(Vec::with_capacity(capacity)));
     for entry in entries {
+        let mode = if entry.executable { 0o755 } else { 0o644 };
+        if let Some(zipped) = entry.zipped {
+            let mut source = ZipArchive::new(Cursor::new(zipped))?;
+            let file = source.by_name(entry.path)?;
+            archive.raw_copy_file_touch(file, time, Some(mode))?;
+            continue;
+        }
         let (method, level) = match entry.method {
             Method::Stored => (CompressionMethod::Stored, None),
             Method::Deflated => (CompressionMethod::Deflated, Some(LEVEL)),
@@ -69,7 +78,7 @@ pub fn zip(entries: &[Entry<'_>], modified: Option<i64>) -> Result<Vec<u8>, Arch
             .compression_level(level)
             .last_modified_time(time)
             .large_file(entry.bytes.len() > u32::MAX as usize)
-            .unix_permissions(if entry.executable { 0o755 } else { 0o644 });
+            .unix_permissions(mode);
         archive.start_file(entry.path, options)?;
         archive.write_all(entry.bytes)?;
     }
@@ -117,8 +126,13 @@ mod tests {
 
     use super::*;
 
-    const PLAIN: Entry<'_> =
-        Entry { path: "a", bytes: b"first", executable: true, method: Method::Deflated };
+    const PLAIN: Entry<'_> = Entry {
+        path: "a",
+        bytes: b"first",
+        executable: true,
+        method: Method::Deflated,
+        zipped: None,
+    };
 
     #[test]
     fn order_of_entries_does_not_change_the_bytes() {
@@ -130,7 +144,7 @@ mod tests {
     #[test]
     fn content_and_run_bit_are_read_back_whatever_the_method() {
         for method in [Method::Stored, Method::Deflated, Method::Zopfli] {
-            let entry = Entry { path: "bootstrap", bytes: &[7; 5000], executable: true, method };
+            let entry = Entry { path: "bootstrap", bytes: &[7; 5000], method, ..PLAIN };
             let bytes = zip(&[entry], None).unwrap();
             let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).unwrap();
             let mut file = archive.by_name("bootstrap").unwrap();
@@ -139,6 +153,15 @@ mod tests {
             file.read_to_end(&mut content).unwrap();
             assert_eq!(content, [7; 5000]);
         }
+    }
+
+    #[test]
+    fn what_was_compressed_beforehand_is_taken_over() {
+        let whole = [9; 70_000];
+        let entry = Entry { path: "x", bytes: &whole, method: Method::Zopfli, ..PLAIN };
+        let before = zip(&[Entry { executable: false, ..entry.clone() }], Some(1 << 30)).unwrap();
+        let after = zip(&[Entry { zipped: Some(&before), ..entry.clone() }], None).unwrap();
+        assert!(after == zip(&[entry], None).unwrap());
     }
 
     #[test]

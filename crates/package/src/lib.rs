@@ -16,7 +16,7 @@ pub use archive::{ArchiveError, Entry, Method, zip};
 pub use artifact::{ARTIFACT_FILE, Artifact, ArtifactError, EntryRecord, LambdaZip, ModelRecord};
 pub use budget::{Budgets, LAMBDA_DIRECT_BYTES, LAMBDA_UNZIPPED_BYTES, OverBudget};
 pub use explain::{ExplainError, Part, explain};
-pub use runtime::{Arch, Runtime, RuntimeError};
+pub use runtime::{Arch, BOOTSTRAP, Runtime, RuntimeError};
 pub use treemap::treemap;
 pub use write::{Ingredients, WriteError, package_lambda};
 

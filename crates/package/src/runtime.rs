@@ -1,16 +1,19 @@
 //! The prebuilt binary that serves: where it is and what it runs on.
 
 use std::fmt;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use zip::ZipArchive;
 
 /// A processor architecture, named as AWS names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Arch {
     /// 64-bit Intel and AMD.
+    #[default]
     #[serde(rename = "x86_64")]
     X86_64,
     /// 64-bit Arm.
@@ -33,7 +36,12 @@ pub struct Runtime {
     pub bytes: Vec<u8>,
     /// What it runs on.
     pub arch: Arch,
+    /// The zip it came in, whose compression can be taken over.
+    pub zipped: Option<Vec<u8>>,
 }
+
+/// The program's name, in an artifact and in the zip it may ship in.
+pub const BOOTSTRAP: &str = "bootstrap";
 
 /// Why there is no usable runtime.
 #[derive(Debug, Error)]
@@ -43,17 +51,47 @@ pub enum RuntimeError {
     Missing { path: PathBuf, source: std::io::Error },
     #[error("{path} is not a Linux program for x86_64 or arm64")]
     NotElf { path: PathBuf },
+    #[error("{path} is a zip without a whole `bootstrap`: {source}")]
+    NotZip { path: PathBuf, source: zip::result::ZipError },
 }
 
 impl Runtime {
-    /// Reads the runtime at `path`; its architecture is what its ELF header says.
+    /// Reads the runtime at `path`, a program or a zip of it; its architecture is what its ELF
+    /// header says.
     pub fn read(path: &Path) -> Result<Runtime, RuntimeError> {
-        let bytes = std::fs::read(path)
+        let read = std::fs::read(path)
             .map_err(|source| RuntimeError::Missing { path: path.to_owned(), source })?;
+        let (bytes, zipped) = match read.starts_with(b"PK\x03\x04") {
+            true => (unzip(&read).map_err(|source| not_zip(path, source))?, Some(read)),
+            false => (read, None),
+        };
         let arch =
             elf_arch(&bytes).ok_or_else(|| RuntimeError::NotElf { path: path.to_owned() })?;
-        Ok(Runtime { bytes, arch })
+        Ok(Runtime { bytes, arch, zipped })
     }
+
+    /// The runtime for an architecture beside another program: `bootstrap` or `bootstrap-arm64`,
+    /// or the same in a zip, which is preferred.
+    pub fn beside(program: &Path, arch: Arch) -> PathBuf {
+        let name = match arch {
+            Arch::X86_64 => BOOTSTRAP.to_owned(),
+            Arch::Arm64 => format!("{BOOTSTRAP}-arm64"),
+        };
+        let zip = program.with_file_name(format!("{name}.zip"));
+        if zip.is_file() { zip } else { program.with_file_name(name) }
+    }
+}
+
+fn not_zip(path: &Path, source: zip::result::ZipError) -> RuntimeError {
+    RuntimeError::NotZip { path: path.to_owned(), source }
+}
+
+fn unzip(bytes: &[u8]) -> Result<Vec<u8>, zip::result::ZipError> {
+    let mut archive = ZipArchive::new(Cursor::new(bytes))?;
+    let mut file = archive.by_name(BOOTSTRAP)?;
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// `e_machine` of a 64-bit little-endian ELF file.

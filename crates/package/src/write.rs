@@ -11,8 +11,8 @@ use thiserror::Error;
 use crate::archive::deflated_share;
 use crate::budget::{self, LAMBDA_DIRECT_BYTES};
 use crate::{
-    ARTIFACT_FILE, ArchiveError, Artifact, Budgets, Entry, EntryRecord, LambdaZip, Method,
-    ModelRecord, OverBudget, Runtime, sha256_hex, zip,
+    ARTIFACT_FILE, ArchiveError, Artifact, BOOTSTRAP, Budgets, Entry, EntryRecord, LambdaZip,
+    Method, ModelRecord, OverBudget, Runtime, sha256_hex, zip,
 };
 
 const ZIP_FILE: &str = "lambda.zip";
@@ -74,10 +74,17 @@ pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact,
     let mut manifest = serde_json::to_vec_pretty(&manifest)?;
     manifest.push(b'\n');
     let method = if from.smallest { Method::Zopfli } else { Method::Deflated };
+    let file = |path, bytes| Entry { path, bytes, executable: false, method, zipped: None };
+    let zipped = from.runtime.zipped.as_deref();
     let mut entries = [
-        Entry { path: "bootstrap", bytes: &from.runtime.bytes, executable: true, method },
-        Entry { path: MANIFEST_FILE, bytes: &manifest, executable: false, method },
-        Entry { path: MODEL_FILE, bytes: from.model, executable: false, method },
+        Entry {
+            executable: true,
+            zipped,
+            method: if zipped.is_some() { Method::Zopfli } else { method },
+            ..file(BOOTSTRAP, &from.runtime.bytes)
+        },
+        file(MANIFEST_FILE, &manifest),
+        file(MODEL_FILE, from.model),
     ];
     if !from.smallest {
         choose_methods(&mut entries);
@@ -129,7 +136,11 @@ pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact,
 /// Stores what hardly deflates, unless only deflating keeps the zip below what Lambda takes
 /// without a bucket.
 fn choose_methods(entries: &mut [Entry<'_>]) {
-    let shares: Vec<f64> = entries.iter().map(|entry| deflated_share(entry.bytes)).collect();
+    let share = |entry: &Entry<'_>| match entry.zipped {
+        Some(zipped) => zipped.len() as f64 / entry.bytes.len() as f64,
+        None => deflated_share(entry.bytes),
+    };
+    let shares: Vec<f64> = entries.iter().map(share).collect();
     let size = |entries: &[Entry<'_>], stored: bool| -> f64 {
         let each = entries.iter().zip(&shares);
         each.map(|(entry, share)| {
@@ -143,7 +154,7 @@ fn choose_methods(entries: &mut [Entry<'_>]) {
         return;
     }
     for (entry, share) in entries.iter_mut().zip(&shares) {
-        if *share > WORTH_DEFLATING {
+        if *share > WORTH_DEFLATING && entry.zipped.is_none() {
             entry.method = Method::Stored;
         }
     }

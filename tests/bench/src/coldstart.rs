@@ -98,10 +98,8 @@ struct Report {
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
-    let root = root()?;
+    let (root, target) = (root()?, target()?);
     let executable = std::env::current_exe()?;
-    let release = executable.parent().ok_or("this program lies in no folder")?;
-    let target = release.parent().ok_or("this program lies in no target folder")?;
     let programs = match &args.programs {
         Some(programs) => programs.clone(),
         None => {
@@ -111,7 +109,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
             target.join("ship")
         }
     };
-    let floor = release.join("slsml-bench-floor");
+    let floor = executable.with_file_name("slsml-bench-floor");
     if !floor.exists() {
         let build = ["build", "--locked", "--release", "--quiet", "-p", "slsml-bench"];
         peers::run(Command::new("cargo").args(build).current_dir(&root))?;
@@ -137,8 +135,15 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     }
 }
 
+/// The target folder this program was built in.
+pub(crate) fn target() -> Result<PathBuf, Error> {
+    let executable = std::env::current_exe()?;
+    let target = executable.parent().and_then(Path::parent);
+    Ok(target.ok_or("this program lies in no target folder")?.to_owned())
+}
+
 /// The checkout: what `cargo run` says, or the folder we are in.
-fn root() -> Result<PathBuf, Error> {
+pub(crate) fn root() -> Result<PathBuf, Error> {
     let here = match std::env::var_os("CARGO_MANIFEST_DIR") {
         Some(package) => PathBuf::from(package).join("../.."),
         None => std::env::current_dir()?,

@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod breadth;
+mod case;
 mod coldstart;
 mod figures;
 mod load;
@@ -24,6 +26,11 @@ enum Args {
     /// A cold start of a packaged model: against plain tract, a Python Lambda with onnxruntime,
     /// and a program that loads nothing
     Coldstart(coldstart::Args),
+    /// ONNX's operator cases: which plain tract passes and which the packaged form passes
+    Breadth(breadth::Args),
+    /// Runs one operator case in this process (used by breadth)
+    #[command(hide = true)]
+    Case(case::Args),
     /// Loads a model in this process and prints how long it took (used by coldstart)
     #[command(hide = true)]
     Load(load::Args),
@@ -33,6 +40,8 @@ enum Args {
 async fn main() -> ExitCode {
     let outcome = match Args::parse() {
         Args::Coldstart(args) => coldstart::run(args).await,
+        Args::Breadth(args) => breadth::run(&args),
+        Args::Case(args) => case::run(&args),
         Args::Load(args) => load::run(&args),
     };
     match outcome {

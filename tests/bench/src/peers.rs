@@ -49,6 +49,10 @@ impl Peers {
         Ok(&self.models)
     }
 
+    pub(crate) fn venv(&self) -> &Path {
+        &self.venv
+    }
+
     pub(crate) fn python(&self) -> PathBuf {
         self.venv.join("bin/python")
     }

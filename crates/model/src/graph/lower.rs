@@ -41,8 +41,20 @@ pub(crate) fn lower(mut model: TypedModel, read: ReadLate<'_>) -> TractResult<Ty
         }
     }
     let mut model = lowering.model;
+    tell_apart(&mut model);
     model.compact()?;
     Ok(model)
+}
+
+/// Gives nodes that stand for one another's parts names of their own: errors name them.
+fn tell_apart(model: &mut TypedModel) {
+    let mut names = HashSet::with_capacity(model.nodes.len());
+    for node in model.nodes.iter_mut().filter(|node| !node.op_is::<Dummy>()) {
+        if !names.insert(node.name.clone()) {
+            node.name = format!("{}#{}", node.name, node.id);
+            names.insert(node.name.clone());
+        }
+    }
 }
 
 /// The bodies of loops are ready when they get here; tract would prepare them once more.

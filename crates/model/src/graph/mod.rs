@@ -7,7 +7,9 @@
 //! parsed and no shape is guessed; `docs/load-path.md` has the measurements behind it.
 
 mod datum;
+mod dft;
 mod dims;
+pub mod extra;
 mod late;
 mod lower;
 mod ops;

@@ -38,7 +38,9 @@ use tract_onnx_opl::random::{Dist, Random};
 use tract_onnx_opl::resize as onnx_resize;
 
 use super::datum::DatumRecord;
+use super::dft::{Dft, FramedDft};
 use super::dims::DimRecord;
+use super::extra::{DynamicQuantize, MaxPoolIndices, ParseNumbers};
 use super::read::Reader;
 use super::write::Writer;
 
@@ -73,7 +75,7 @@ plain_ops!(PlainElementWise for ElementWiseMiniOp:
     Cos Sin Tan Acos Asin Atan Cosh Sinh Tanh Acosh Asinh Atanh Erf Neg Sign
     Sigmoid HardSwish Silu GeluExact Not BitNot IsNan OffsetI8asU8 OffsetU8asI8);
 
-plain_ops!(PlainOp for TypedOp: Identity Iff);
+plain_ops!(PlainOp for TypedOp: Identity Iff DynamicQuantize);
 
 /// Element-wise operators.
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,6 +88,7 @@ pub(crate) enum ElementWiseRecord {
     QuantizeLinearU8 { scale: f32, zero_point: u8 },
     QuantizeLinearI8 { scale: f32, zero_point: i8 },
     LookupTable { table: Vec<u8> },
+    ParseNumbers,
 }
 
 /// One axis of an Einstein sum: where each input and output has it.
@@ -414,6 +417,10 @@ pub(crate) enum OpRecord {
         samples: i32,
         seed: Option<f32>,
     },
+    MaxPoolIndices {
+        spatial: Vec<usize>,
+        column_major: bool,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -529,6 +536,9 @@ impl ElementWiseRecord {
         if let Some(op) = op.downcast_ref::<QuantizeLinearI8>() {
             return Some(Self::QuantizeLinearI8 { scale: op.scale, zero_point: op.zero_point });
         }
+        if op.is::<ParseNumbers>() {
+            return Some(Self::ParseNumbers);
+        }
         let table = op.downcast_ref::<LookupTable>()?.table.table().to_vec();
         Some(Self::LookupTable { table })
     }
@@ -548,6 +558,7 @@ impl ElementWiseRecord {
             Self::QuantizeLinearI8 { scale, zero_point } => {
                 Box::new(QuantizeLinearI8 { scale, zero_point })
             }
+            Self::ParseNumbers => Box::new(ParseNumbers),
             Self::LookupTable { table } => {
                 ensure!(table.len() == 256, "a lookup table of {} entries", table.len());
                 Box::new(LookupTable { table: tract_core::tract_linalg::routines::lut_u8(&table)? })
@@ -884,6 +895,10 @@ impl OpRecord {
             samples: op.sample_size,
             seed: op.seed,
         });
+        on!(MaxPoolIndices, op => Self::MaxPoolIndices {
+            spatial: op.spatial.to_vec(),
+            column_major: op.column_major,
+        });
         bail!("the operator {} cannot be stored yet", op.name())
     }
 
@@ -1040,11 +1055,11 @@ impl OpRecord {
             Self::DequantizeLinear { scale, zero_point } => {
                 Box::new(DequantizeLinearF32 { scale, zero_point })
             }
-            Self::Fft { axis, inverse } => Box::new(Fft { axis, inverse }),
+            Self::Fft { axis, inverse } => Box::new(Dft { axis, inverse }),
             Self::Stft { axis, frame, stride, window } => {
                 let window = window.map(|window| from.tensor(window)).transpose()?;
                 ensure!((1..MAX_WINDOW).contains(&frame) && stride > 0, "a frame of {frame}");
-                Box::new(Stft { axis, frame, stride, window })
+                Box::new(FramedDft { axis, frame, stride, window })
             }
             Self::LstmEpilogue { hidden } => Box::new(LstmEpilogue { hidden }),
             Self::GruEpilogue { hidden } => Box::new(GruEpilogue { hidden }),
@@ -1116,6 +1131,9 @@ impl OpRecord {
                     }
                 };
                 Box::new(Random { fact: TypedFact::dt_shape(datum.decode(), shape), dist, seed })
+            }
+            Self::MaxPoolIndices { spatial, column_major } => {
+                Box::new(MaxPoolIndices { spatial: spatial.into(), column_major })
             }
             Self::Multinomial { datum, samples, seed } => {
                 Box::new(Multinomial { dtype: datum.decode(), sample_size: samples, seed })
