@@ -1,11 +1,15 @@
 # The two commands that matter: `make demo` and `make test`. Each sets up what it needs.
 SHELL := /bin/bash
+COMMA := ,
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 VENV := $(CURDIR)/.venv
+SHIP := $(TARGET)/ship
+RUNTIME := $(TARGET)/$(HOST)/runtime/bootstrap
+FOLD := $(if $(filter x86_64-%,$(HOST)),-C link-arg=-Wl$(COMMA)--icf=all -C link-arg=-Wl$(COMMA)-z$(COMMA)pack-relative-relocs)
 
-.PHONY: demo test build lint test-rust test-python python ship runtime bench needs-cargo clean
+.PHONY: demo test build lint test-rust test-python python ship runtime runtimes bench needs-cargo clean
 
 # Package, deploy and canary a real model on a Lambda on this machine, under live traffic.
 demo: build
@@ -39,14 +43,33 @@ python: $(VENV)/ready
 $(VENV)/ready: tests/python/setup tests/python/requirements.txt tests/python/requirements-ministack.txt
 	@tests/python/setup "$(VENV)" && touch $@
 
-# What ships: the command line and, beside it, the runtime it packages.
-ship: runtime
+# What ships: the command line and, beside it, the runtimes it packages. They are compressed
+# once, here, as no user's machine should have to.
+ship: $(SHIP)/bootstrap.zip
 	$(CARGO) build --locked --release -p slsml
-	@mkdir -p "$(TARGET)/ship" && cp "$(TARGET)/release/slsml" "$(TARGET)/$(HOST)/runtime/bootstrap" "$(TARGET)/ship/"
+	@cp "$(TARGET)/release/slsml" $(SHIP)/
 
-# Linked statically: Amazon Linux 2023 has an older C library than most build machines.
+$(SHIP)/bootstrap.zip: runtime
+	@mkdir -p $(SHIP)
+	@cmp -s "$(RUNTIME)" $(SHIP)/.bootstrap || { echo "Compressing the runtime"; \
+		$(CARGO) run --locked --release --quiet -p slsml-package --example runtime_zip -- "$(RUNTIME)" $@ \
+		&& cp "$(RUNTIME)" $(SHIP)/.bootstrap; }
+
+# Linked statically: Amazon Linux 2023 has an older C library than most build machines. Rust's own
+# linker folds functions that came out alike and packs relocations.
 runtime: needs-cargo
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile runtime --target $(HOST) -p slsml-bootstrap
+	RUSTFLAGS="-C target-feature=+crt-static $(FOLD)" $(CARGO) build --locked --profile runtime --target $(HOST) -p slsml-bootstrap
+
+# Both processors' runtimes. The one for arm64 needs a compiler for it, which is set up on Debian.
+runtimes: ship $(SHIP)/bootstrap-arm64.zip
+
+$(SHIP)/bootstrap-arm64.zip: needs-cargo
+	@mkdir -p $(SHIP)
+	settings=$$(functions/bootstrap/cross/arm64-env "$(TARGET)/arm64") && eval "$$settings" && \
+		RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile runtime \
+		--target aarch64-unknown-linux-gnu --target-dir "$(TARGET)/arm64/target" -p slsml-bootstrap
+	$(CARGO) run --locked --release --quiet -p slsml-package --example runtime_zip -- \
+		"$(TARGET)/arm64/target/aarch64-unknown-linux-gnu/runtime/bootstrap" $@
 
 # A cold start beside its peers, on the bundled and the downloaded models; `make bench ARGS=--json`
 # for machines.

@@ -170,6 +170,8 @@ pub(crate) struct PackagePlan {
     pub(crate) name: String,
     pub(crate) shapes: Shapes,
     pub(crate) out: PathBuf,
+    /// The processor that was asked for.
+    pub(crate) arch: Option<Arch>,
     pub(crate) runtime: PathBuf,
     pub(crate) precision: Precision,
     pub(crate) samples: Option<PathBuf>,
@@ -236,15 +238,15 @@ impl Settings {
             Some(out) => out,
             None => self.out(),
         };
-        let arch = match args.arch.or(self.package.arch).unwrap_or(ArchName::X86_64) {
+        let arch = args.arch.or(self.package.arch).map(|arch| match arch {
             ArchName::X86_64 => Arch::X86_64,
             ArchName::Arm64 => Arch::Arm64,
-        };
+        });
         let runtime = match args.runtime {
             Some(runtime) => runtime,
             None => match &self.package.runtime {
                 Some(runtime) => self.folder.join(runtime),
-                None => Runtime::beside(&std::env::current_exe()?, arch),
+                None => Runtime::beside(&std::env::current_exe()?, arch.unwrap_or_default()),
             },
         };
         let file = &self.package;
@@ -263,6 +265,7 @@ impl Settings {
             name,
             shapes,
             out,
+            arch,
             runtime,
             precision,
             samples: args

@@ -273,7 +273,13 @@ async fn an_unreadable_model_is_an_init_error_that_names_file_and_cause() {
     let bootstrap = std::fs::read(programs().unwrap().join("bootstrap")).unwrap();
     let manifest = br#"{"name":"m","model_sha256":"","slsml_version":"0"}"#;
     let with = |model: Option<&'static [u8]>| {
-        let entry = |path, bytes, executable| slsml_package::Entry { path, bytes, executable };
+        let entry = |path, bytes, executable| slsml_package::Entry {
+            path,
+            bytes,
+            executable,
+            method: slsml_package::Method::Deflated,
+            zipped: None,
+        };
         let mut entries = vec![entry("bootstrap", &bootstrap[..], true)];
         if let Some(model) = model {
             entries.extend([
@@ -281,7 +287,7 @@ async fn an_unreadable_model_is_an_init_error_that_names_file_and_cause() {
                 entry("model.slsml", model, false),
             ]);
         }
-        slsml_package::zip(&entries).unwrap()
+        slsml_package::zip(&entries, None).unwrap()
     };
     let table: HashMap<&str, (Option<&'static [u8]>, [&str; 2])> = HashMap::from([
         ("foreign", (Some(&b"not a model"[..]), ["model.slsml", "not a packaged model"])),

@@ -23,6 +23,11 @@ pub(crate) fn run(
     let plan = settings.package(args)?;
     let modified = source_date_epoch()?;
     let runtime = Runtime::read(&plan.runtime)?;
+    if let Some(arch) = plan.arch.filter(|arch| *arch != runtime.arch) {
+        let (path, found) = (plan.runtime.display(), runtime.arch);
+        return Err(Failure::usage(format!("{path} is a runtime for {found}, not for {arch}"))
+            .help("leave out --runtime, or name one for that processor"));
+    }
     let samples = plan.samples.as_deref().map(read_samples).transpose()?;
     let step = printer.step(&format!("Packaging {}", plan.model.display()));
     let bind = |signature: &Signature| bind_samples(samples.as_deref().unwrap_or(&[]), signature);

@@ -1,8 +1,7 @@
 //! Replaces operators that only the importer holds by those the served code holds.
 
-use slsml_model::graph::extra::{DynamicQuantize, MaxPoolIndices, ParseNumbers};
+use slsml_model::graph::extra::{DynamicQuantize, MaxPoolIndices, ParseNumbers, ServedDropout};
 use tract_onnx::tract_core::internal::*;
-use tract_onnx::tract_core::ops::identity::Identity;
 
 /// Replaces what can be; the rest is refused when the graph is stored.
 pub(crate) fn replace(model: &mut TypedModel) -> TractResult<()> {
@@ -11,7 +10,7 @@ pub(crate) fn replace(model: &mut TypedModel) -> TractResult<()> {
             "DynamicQuantizeLinearU8" => model.nodes[id].op = Box::new(DynamicQuantize),
             "onnx.Cast(StringParse)" => model.nodes[id].op = ParseNumbers::node_op(),
             "OnnxMaxPoolIndices" => max_pool_indices(model, id)?,
-            "Dropout" => dropout(model, id)?,
+            "Dropout" => dropout(model, id),
             _ => {}
         }
     }
@@ -30,24 +29,17 @@ fn max_pool_indices(model: &mut TypedModel, id: usize) -> TractResult<()> {
     Ok(())
 }
 
-/// A dropout that drops nothing: its input goes through, its mask is all true.
-fn dropout(model: &mut TypedModel, id: usize) -> TractResult<()> {
-    let inputs = model.nodes[id].inputs.clone();
-    let ratio = inputs.get(1).map(|ratio| model.outlet_fact(*ratio)).transpose()?;
-    let ratio = ratio.and_then(|fact| fact.konst.as_ref());
-    let drops_nothing =
-        ratio.is_some_and(|ratio| ratio.cast_to_scalar::<f32>().is_ok_and(|ratio| ratio == 0.0));
-    let shape = model.outlet_fact(inputs[0])?.shape.as_concrete().map(TVec::from);
-    let (true, Some(shape)) = (drops_nothing, shape) else { return Ok(()) };
-    let name = model.nodes[id].name.clone();
-    let mut patch = TypedModelPatch::default();
-    let data = patch.tap_model(model, inputs[0])?;
-    let data = patch.wire_node(format!("{name}.kept"), Identity, &[data])?[0];
-    patch.shunt_outside(model, OutletId::new(id, 0), data)?;
-    if model.nodes[id].outputs.len() > 1 {
-        let kept = tensor0(true).broadcast_scalar_to_shape(&shape)?;
-        let mask = patch.add_const(format!("{name}.mask"), kept)?;
-        patch.shunt_outside(model, OutletId::new(id, 1), mask)?;
-    }
-    patch.apply(model)
+/// Its fields are private, so they are taken from what it says of itself.
+fn dropout(model: &mut TypedModel, id: usize) {
+    let node = &mut model.nodes[id];
+    let said = format!("{:?}", node.op);
+    let index = |field: &str| {
+        let (_, rest) = said.split_once(&format!("{field}: Some("))?;
+        rest.split_once(')')?.0.parse::<usize>().ok()
+    };
+    node.op = Box::new(ServedDropout {
+        ratio_input: index("ratio_input"),
+        training_input: index("training_mode_input"),
+        mask: node.outputs.len() > 1,
+    });
 }

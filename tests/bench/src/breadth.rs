@@ -211,10 +211,10 @@ fn reason(outcome: &Outcome) -> Option<String> {
         Outcome::Died(why) => why,
         Outcome::Refused(why) => why,
     };
-    Some(match text.split_once("`, used by node `") {
-        Some((operator, _)) => format!("{operator}`"),
-        None => first_words(text),
-    })
+    let what = text.split_once(", used by node").map_or(text.as_str(), |(what, _)| what);
+    // tract names the node first and says what is wrong last.
+    let cause = what.rsplit_once("ToTypedTranslator: ").map_or(what, |(_, cause)| cause);
+    Some(first_words(cause))
 }
 
 fn first_words(text: &str) -> String {

@@ -42,16 +42,19 @@ type Run = Box<dyn Fn(Vec<Tensor>) -> Result<Vec<Tensor>, String>>;
 
 fn outcome(kind: Kind, folder: &Path) -> Outcome {
     let model = folder.join("model.onnx");
+    let path = model.display().to_string();
+    let refused =
+        |error: slsml_import::ImportError| Outcome::Refused(error.to_string().replace(&path, "it"));
     let run: Run = match kind {
         Kind::Plain => match slsml_import::plain(&model, &Shapes::default()) {
             Ok(plan) => Box::new(move |inputs| plan.run(inputs).map_err(|e| e.to_string())),
-            Err(error) => return Outcome::Refused(error.to_string()),
+            Err(error) => return refused(error),
         },
         Kind::Packaged => match slsml_import::import(&model, &Options::default()) {
             Ok(packaged) => {
                 Box::new(move |inputs| packaged.model.run(inputs).map_err(|e| e.to_string()))
             }
-            Err(error) => return Outcome::Refused(error.to_string()),
+            Err(error) => return refused(error),
         },
     };
     let sets = std::fs::read_dir(folder).into_iter().flatten().flatten();

@@ -135,6 +135,58 @@ impl TypedOp for MaxPoolIndices {
     as_op!();
 }
 
+/// Dropout as models are served: its input goes through, and its mask is all true. Training mode
+/// with a ratio above zero, which a model may take as inputs, is an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedDropout {
+    /// The input with the ratio; 0.5 without one.
+    pub ratio_input: Option<usize>,
+    /// The input that says whether the model is in training.
+    pub training_input: Option<usize>,
+    /// Whether it gives its mask, too.
+    pub mask: bool,
+}
+
+impl Op for ServedDropout {
+    fn name(&self) -> StaticName {
+        "ServedDropout".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for ServedDropout {
+    op_out_of_plan!();
+
+    fn eval(&self, _: &EvalContext<'_>, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let scalar = |at: Option<usize>, default: f32| match at.and_then(|at| inputs.get(at)) {
+            Some(value) => value.cast_to_scalar::<f32>(),
+            None => Ok(default),
+        };
+        let drops =
+            scalar(self.training_input, 0.0)? != 0.0 && scalar(self.ratio_input, 0.5)? != 0.0;
+        ensure!(!drops, "a dropout in training mode: served models drop nothing");
+        let mut outputs = tvec!(inputs[0].clone());
+        if self.mask {
+            let kept = tensor0(true).broadcast_scalar_to_shape(inputs[0].shape())?;
+            outputs.push(kept.into_tvalue());
+        }
+        Ok(outputs)
+    }
+}
+
+impl TypedOp for ServedDropout {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let mut facts = tvec!(inputs[0].without_value());
+        if self.mask {
+            facts.push(bool::fact(inputs[0].shape.iter()));
+        }
+        Ok(facts)
+    }
+
+    as_op!();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

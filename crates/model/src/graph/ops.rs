@@ -40,7 +40,7 @@ use tract_onnx_opl::resize as onnx_resize;
 use super::datum::DatumRecord;
 use super::dft::{Dft, FramedDft};
 use super::dims::DimRecord;
-use super::extra::{DynamicQuantize, MaxPoolIndices, ParseNumbers};
+use super::extra::{DynamicQuantize, MaxPoolIndices, ParseNumbers, ServedDropout};
 use super::read::Reader;
 use super::write::Writer;
 
@@ -420,6 +420,11 @@ pub(crate) enum OpRecord {
     MaxPoolIndices {
         spatial: Vec<usize>,
         column_major: bool,
+    },
+    ServedDropout {
+        ratio_input: Option<usize>,
+        training_input: Option<usize>,
+        mask: bool,
     },
 }
 
@@ -899,6 +904,11 @@ impl OpRecord {
             spatial: op.spatial.to_vec(),
             column_major: op.column_major,
         });
+        on!(ServedDropout, op => Self::ServedDropout {
+            ratio_input: op.ratio_input,
+            training_input: op.training_input,
+            mask: op.mask,
+        });
         bail!("the operator {} cannot be stored yet", op.name())
     }
 
@@ -1131,6 +1141,9 @@ impl OpRecord {
                     }
                 };
                 Box::new(Random { fact: TypedFact::dt_shape(datum.decode(), shape), dist, seed })
+            }
+            Self::ServedDropout { ratio_input, training_input, mask } => {
+                Box::new(ServedDropout { ratio_input, training_input, mask })
             }
             Self::MaxPoolIndices { spatial, column_major } => {
                 Box::new(MaxPoolIndices { spatial: spatial.into(), column_major })
