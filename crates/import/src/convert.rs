@@ -90,8 +90,12 @@ fn refusal(path: &Path, onnx: &ModelProto, error: &TractError) -> ImportError {
             cause,
         };
     }
-    let mut flags: Vec<String> = open.iter().map(|dim| dim.flag.clone()).collect();
-    flags.dedup();
+    let mut flags: Vec<String> = Vec::new();
+    for OpenDim { flag, .. } in &open {
+        if !flags.contains(flag) {
+            flags.push(flag.clone());
+        }
+    }
     ImportError::Dynamic {
         path: path.to_owned(),
         dims: open.iter().map(|dim| dim.text.clone()).collect::<Vec<_>>().join(", "),

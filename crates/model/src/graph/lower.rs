@@ -9,8 +9,11 @@
 use std::collections::HashSet;
 
 use tract_core::internal::*;
+use tract_core::ops::array::{MultiBroadcastTo, Pad};
+use tract_core::ops::cast::Cast;
 use tract_core::ops::dummy::Dummy;
 use tract_core::ops::konst::Const;
+use tract_core::ops::matmul::pack::{OptMatMulPack, OptSimpleMatMulPack};
 use tract_core::ops::scan::Scan;
 use tract_core::ops::source::TypedSource;
 use tract_core::optim::CONST_FOLD_MEM_BUDGET;
@@ -254,10 +257,25 @@ impl Lowering<'_> {
     }
 }
 
-/// The value of a node that reads constants alone, within tract's own limits: what grows, or
-/// would be copied once per reader, stays as it is.
+/// What moves or packs data. Whatever else could be computed beforehand was, when the file was
+/// made; nothing else in it is run before there is a request.
+fn only_moves_data(op: &dyn TypedOp) -> bool {
+    op.is::<OptMatMulPack>()
+        || op.is::<OptSimpleMatMulPack>()
+        || op.is::<IntoShape>()
+        || op.is::<AxisOp>()
+        || op.is::<Cast>()
+        || op.is::<Pad>()
+        || op.is::<MultiBroadcastTo>()
+}
+
+/// The value of a node that moves constants, within tract's own limits: what grows, or would be
+/// copied once per reader, stays as it is.
 fn fold(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Arc<Tensor>>> {
     let [output] = &*node.outputs else { return Ok(None) };
+    if !only_moves_data(&*node.op) {
+        return Ok(None);
+    }
     let mut inputs = tvec!();
     let mut read = 0;
     for input in &node.inputs {

@@ -6,6 +6,7 @@
 //! constants. At start the list is decoded (`read`), and `lower` does what is left. No text is
 //! parsed and no shape is guessed; `docs/load-path.md` has the measurements behind it.
 
+mod check;
 mod datum;
 mod dft;
 mod dims;

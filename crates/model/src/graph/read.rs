@@ -7,6 +7,7 @@ use tract_core::internal::*;
 use tract_core::ops::konst::Const;
 use tract_core::ops::source::TypedSource;
 
+use super::check::consistent;
 use super::dims::{MAX_LENGTH, Symbols};
 use super::late::Late;
 use super::lower::lower;
@@ -159,7 +160,9 @@ impl Reader<'_> {
             .collect::<TractResult<TVec<OutletId>>>()?;
         let mut facts = {
             let facts = inputs.iter().map(|input| model.outlet_fact(*input));
-            op.output_facts(&facts.collect::<TractResult<TVec<_>>>()?)?
+            let facts = facts.collect::<TractResult<TVec<_>>>()?;
+            consistent(&*op, &facts)?;
+            op.output_facts(&facts)?
         };
         let is_const = op.is::<Const>();
         for fact in &mut facts {

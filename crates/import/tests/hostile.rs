@@ -1,0 +1,142 @@
+//! Packaged models whose checksums are right and whose content is not: whatever it says, loading
+//! ends in a model or an error.
+//!
+//! `SLSML_FUZZ_KEEP=FILE` keeps the last attack, `SLSML_FUZZ_ROUNDS=1000000 cargo test -p slsml-import --release --test hostile` goes on longer.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use slsml_import::{Options, Shapes, import};
+use slsml_model::{LoadError, Model};
+use xxhash_rust::xxh3::Xxh3;
+
+/// The head of a packaged model: offsets as `slsml_model::container` documents them.
+const HEAD: usize = 48;
+
+struct Parts {
+    header: Vec<u8>,
+    plan: Vec<u8>,
+    weights: Vec<u8>,
+}
+
+fn split(bytes: &[u8]) -> Parts {
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let header = HEAD + word(12);
+    let plan = header + word(16);
+    Parts {
+        header: bytes[HEAD..header].to_vec(),
+        plan: bytes[header..plan].to_vec(),
+        weights: bytes[plan..].to_vec(),
+    }
+}
+
+/// A file that passes every checksum.
+fn join(parts: &Parts) -> Vec<u8> {
+    let mut bytes = b"SLSMLPM\0".to_vec();
+    bytes.extend(slsml_model::container::FORMAT_VERSION.to_le_bytes());
+    bytes.extend((parts.header.len() as u32).to_le_bytes());
+    bytes.extend((parts.plan.len() as u64).to_le_bytes());
+    bytes.extend((parts.weights.len() as u64).to_le_bytes());
+    let mut front = Xxh3::new();
+    front.update(&bytes);
+    front.update(&parts.header);
+    front.update(&parts.plan);
+    bytes.extend(front.digest().to_le_bytes());
+    let mut weights = Xxh3::new();
+    weights.update(&parts.weights);
+    bytes.extend(weights.digest().to_le_bytes());
+    bytes.extend(&parts.header);
+    bytes.extend(&parts.plan);
+    bytes.extend(&parts.weights);
+    bytes
+}
+
+/// Marsaglia's xorshift: the same attacks in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end.max(1) as u64) as usize
+    }
+}
+
+fn attack(plan: &mut Vec<u8>, random: &mut Random) {
+    for _ in 0..1 + random.below(3) {
+        let at = random.below(plan.len());
+        match random.below(6) {
+            0 => plan[at] ^= 1 << random.below(8),
+            1 => plan[at] = random.below(256) as u8,
+            // Numbers are stored seven bits a byte: this makes one huge.
+            2 => drop(plan.splice(at..at, [0xff, 0xff, 0xff, 0xff, 0x7f])),
+            3 => drop(plan.splice(at..at, [0xff; 9].into_iter().chain([0x01]))),
+            4 => plan.truncate(at.max(1)),
+            _ => {
+                let end = (at + random.below(16)).min(plan.len());
+                let piece = plan[at..end].to_vec();
+                let to = random.below(plan.len());
+                drop(plan.splice(to..to, piece));
+            }
+        }
+    }
+}
+
+fn models() -> Vec<Vec<u8>> {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let files = [
+        ("examples/digits/models/v2.onnx", None),
+        ("tests/fixtures/two_inputs.onnx", None),
+        ("tests/fixtures/dynamic_reshape.onnx", Some("x=2x8")),
+    ];
+    let packaged = files.map(|(file, shape)| {
+        let shapes = shape.iter().map(|shape| shape.parse().unwrap()).collect();
+        let shapes = Shapes { shapes, ..Shapes::default() };
+        let path: PathBuf = checkout.join(file);
+        import(&path, &Options { shapes, ..Options::default() }).unwrap().bytes
+    });
+    packaged.to_vec()
+}
+
+#[test]
+fn whatever_the_operators_say_loading_ends_in_a_model_or_an_error() {
+    let rounds = std::env::var("SLSML_FUZZ_ROUNDS").map_or(2_000, |rounds| rounds.parse().unwrap());
+    // What tract makes of nonsense may be a panic, which is caught and is an error.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let (mut loaded, mut refused) = (0, 0);
+    for bytes in models() {
+        let parts = split(&bytes);
+        assert!(join(&parts) == bytes, "the test's idea of the format is wrong");
+        for round in 0..rounds {
+            let mut plan = parts.plan.clone();
+            attack(&mut plan, &mut random);
+            let Parts { header, weights, .. } = split(&bytes);
+            let attacked = join(&Parts { header, plan, weights });
+            if let Some(path) = std::env::var_os("SLSML_FUZZ_KEEP") {
+                std::fs::write(path, &attacked).unwrap();
+            }
+            let began = Instant::now();
+            match Model::from_bytes(&attacked, Path::new("hostile.slsml")) {
+                Ok(_) => loaded += 1,
+                Err(LoadError::Graph { .. }) => refused += 1,
+                Err(other) => panic!("round {round}: {other}"),
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "round {round} takes its time");
+        }
+    }
+    assert!(refused > loaded, "{loaded} loaded, {refused} refused: the attacks do not bite");
+}
+
+#[test]
+fn weights_that_are_no_longer_there_are_an_error() {
+    for bytes in models() {
+        let Parts { header, plan, mut weights } = split(&bytes);
+        if weights.pop().is_some() {
+            let attacked = join(&Parts { header, plan, weights });
+            let error = Model::from_bytes(&attacked, Path::new("short.slsml")).unwrap_err();
+            assert!(matches!(error, LoadError::Graph { .. }), "{error}");
+        }
+    }
+}
