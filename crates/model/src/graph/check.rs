@@ -9,9 +9,9 @@ pub(crate) fn consistent(op: &dyn TypedOp, inputs: &[&TypedFact]) -> TractResult
     if let Some(op) = op.downcast_ref::<EinSum>() {
         einsum(op, inputs)
     } else if let Some(op) = op.downcast_ref::<Conv>() {
-        kernel(&op.pool_spec, op.kernel_fmt, op.group, inputs, false)
+        kernel(&op.pool_spec, op.kernel_fmt, op.group, inputs)
     } else if let Some(op) = op.downcast_ref::<Deconv>() {
-        kernel(&op.pool_spec, op.kernel_format, op.group, inputs, true)
+        kernel(&op.pool_spec, op.kernel_format, op.group, inputs)
     } else {
         Ok(())
     }
@@ -44,7 +44,6 @@ fn kernel(
     format: KernelFormat,
     group: usize,
     inputs: &[&TypedFact],
-    transposed: bool,
 ) -> TractResult<()> {
     let kernel = inputs.get(1).context("a convolution without kernel")?;
     // Quantised blocks have a form of their own, which no file can hold.
@@ -56,17 +55,15 @@ fn kernel(
         "a kernel of {shape:?} for a window of {:?}",
         spec.kernel_shape
     );
-    let (inputs, outputs) = match transposed {
-        false => (format.input_channels(shape, group), format.output_channels(shape, group)),
-        true => (format.output_channels(shape, group), format.input_channels(shape, group)),
-    };
-    let (inputs, outputs) = (inputs.into_owned(), outputs.into_owned());
-    let alike = [(inputs, spec.input_channels), (outputs, spec.output_channels)];
+    // A transposed convolution counts its groups on the other side, so the sides are compared
+    // together: every pair of channels of one group has its weights.
+    let (inputs, outputs) = (spec.input_channels, spec.output_channels);
+    let pairs = shape.iter().product::<usize>() / spec.kernel_shape.iter().product::<usize>();
+    let fits = inputs % group == 0 && outputs % group == 0;
+    let wanted = (inputs / group).checked_mul(outputs);
     ensure!(
-        alike.iter().all(|(kernel, spec)| kernel == spec && spec % group == 0),
-        "a kernel of {shape:?} for {} channels in, {} out and {group} groups",
-        spec.input_channels,
-        spec.output_channels
+        fits && wanted == Some(pairs),
+        "a kernel of {shape:?} for {inputs} channels in, {outputs} out and {group} groups"
     );
     Ok(())
 }
