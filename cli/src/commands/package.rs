@@ -98,12 +98,12 @@ fn bind_samples(
     signature: &Signature,
 ) -> Result<Vec<Vec<Tensor>>, String> {
     let limits = Limits { body_bytes: usize::MAX, ..Limits::default() };
-    let bind = |(number, sample): (usize, &Box<RawValue>)| {
+    let bind = |(number, sample): (usize, &RawValue)| {
         InferRequest::parse(sample.get().as_bytes(), signature, &limits)
             .map(|request| request.inputs)
             .map_err(|error| format!("sample {number}: {error}"))
     };
-    (1..).zip(samples).map(bind).collect()
+    (1..).zip(samples.iter().map(AsRef::as_ref)).map(bind).collect()
 }
 
 /// The time files carry, where reproducible builds say it.

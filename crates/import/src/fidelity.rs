@@ -92,7 +92,7 @@ pub(crate) fn compare(
                 return Verdict::OtherForm { output: name.clone() };
             }
             if let Some(worst) = sums[at].add(expected, given)
-                && !(worst.difference <= tolerance.0)
+                && worst.difference > tolerance.0
             {
                 if is_random(original, inputs, at, tolerance) {
                     return Verdict::Alike(Fidelity {
@@ -129,7 +129,7 @@ fn is_random(original: &Plan, inputs: Vec<Tensor>, output: usize, tolerance: Tol
         return false;
     };
     let worst = Sum::default().add(&once[output], &again[output]);
-    worst.is_some_and(|worst| !(worst.difference <= tolerance.0))
+    worst.is_some_and(|worst| worst.difference > tolerance.0)
 }
 
 fn outputs(signature: &Signature, sums: &[Sum]) -> Vec<OutputFidelity> {

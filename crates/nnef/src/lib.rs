@@ -173,6 +173,9 @@ pub mod registry {
     use crate::ser::IntoAst;
     use tract_core::internal::*;
 
+    /// Writes an operator as text.
+    type Dump<O> = fn(&mut IntoAst<'_>, &TypedNode, &O) -> TractResult<Option<Arc<RValue>>>;
+
     /// Forgets all that is registered.
     #[derive(Debug)]
     pub struct Registry;
@@ -195,11 +198,7 @@ pub mod registry {
         ) {
         }
 
-        pub fn register_dumper<O: Op>(
-            &mut self,
-            _dump: fn(&mut IntoAst<'_>, &TypedNode, &O) -> TractResult<Option<Arc<RValue>>>,
-        ) {
-        }
+        pub fn register_dumper<O: Op>(&mut self, _dump: Dump<O>) {}
     }
 }
 

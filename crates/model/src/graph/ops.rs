@@ -482,6 +482,8 @@ mod coord_transform {
 /// Foreign enumerations, spelled out for serde.
 macro_rules! remote_enums {
     ($($def:ident = $remote:literal { $($variant:ident $(($($field:ty),+))?),+ })+) => {$(
+        // The names are tract's.
+        #[allow(clippy::upper_case_acronyms)]
         #[derive(Serialize, Deserialize)]
         #[serde(remote = $remote)]
         enum $def { $($variant $(($($field),+))?),+ }
