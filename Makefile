@@ -7,7 +7,7 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 VENV := $(CURDIR)/.venv
 SHIP := $(TARGET)/ship
 RUNTIME := $(TARGET)/$(HOST)/runtime/bootstrap
-FOLD := $(if $(filter x86_64-%,$(HOST)),-C link-arg=-Wl$(COMMA)--icf=all -C link-arg=-Wl$(COMMA)-z$(COMMA)pack-relative-relocs)
+PACK := $(if $(filter x86_64-%,$(HOST)),-C link-arg=-Wl$(COMMA)-z$(COMMA)pack-relative-relocs)
 
 .PHONY: demo test build lint test-rust test-python python ship runtime runtimes bench needs-cargo clean
 
@@ -56,9 +56,9 @@ $(SHIP)/bootstrap.zip: runtime
 		&& cp "$(RUNTIME)" $(SHIP)/.bootstrap; }
 
 # Linked statically: Amazon Linux 2023 has an older C library than most build machines. Rust's own
-# linker folds functions that came out alike and packs relocations.
+# linker packs relocations.
 runtime: needs-cargo
-	RUSTFLAGS="-C target-feature=+crt-static $(FOLD)" $(CARGO) build --locked --profile runtime --target $(HOST) -p slsml-bootstrap
+	RUSTFLAGS="-C target-feature=+crt-static $(PACK)" $(CARGO) build --locked --profile runtime --target $(HOST) -p slsml-bootstrap
 
 # Both processors' runtimes. The one for arm64 needs a compiler for it, which is set up on Debian.
 runtimes: ship $(SHIP)/bootstrap-arm64.zip

@@ -3,6 +3,8 @@
 //!
 //! `SLSML_FUZZ_KEEP=FILE` keeps the last attack, `SLSML_FUZZ_ROUNDS=1000000 cargo test -p slsml-import --release --test hostile` goes on longer.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
