@@ -1,9 +1,8 @@
 //! `slsml inspect`.
 
 use slsml_import::{Inspection, Prepared};
-use slsml_model::TensorSpec;
 
-use super::package::bytes;
+use super::package::{bytes, tensors};
 use crate::args;
 use crate::failure::{Exit, Failure};
 use crate::printer::Printer;
@@ -59,10 +58,8 @@ fn text(inspection: &Inspection) -> String {
 }
 
 fn packaged(prepared: &Prepared, lines: &mut Vec<String>) {
-    let list =
-        |all: &[TensorSpec]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    lines.push(format!("takes       {}", list(&prepared.signature.inputs)));
-    lines.push(format!("gives       {}", list(&prepared.signature.outputs)));
+    lines.push(format!("takes       {}", tensors(&prepared.signature.inputs)));
+    lines.push(format!("gives       {}", tensors(&prepared.signature.outputs)));
     lines.push(format!(
         "packaged    {}, {} of it weights; {} nodes",
         bytes(prepared.bytes),

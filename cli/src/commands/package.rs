@@ -145,8 +145,6 @@ fn ready(plan: &PackagePlan, packaged: &Packaged) -> Result<Option<Duration>, Fa
 fn text(folder: &Path, artifact: &Artifact, packaged: &Packaged) -> String {
     let signature = &artifact.model.signature;
     let lambda = &artifact.lambda;
-    let list =
-        |all: &[TensorSpec]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let stored: Vec<&str> = lambda
         .entries
         .iter()
@@ -176,8 +174,8 @@ fn text(folder: &Path, artifact: &Artifact, packaged: &Packaged) -> String {
          Next: slsml deploy lambda --alias live --artifact {folder}",
         name = artifact.name,
         arch = lambda.arch,
-        takes = list(&signature.inputs),
-        gives = list(&signature.outputs),
+        takes = tensors(&signature.inputs),
+        gives = tensors(&signature.outputs),
         parity = parity(&artifact.model.parity),
         zip = folder.join(&lambda.file).display(),
         size = bytes(lambda.bytes),
@@ -202,6 +200,11 @@ fn parity(parity: &Fidelity) -> String {
         "as the original on {} {kind} samples: off by {largest:.1e} at most, {mean:.1e} on average",
         parity.samples
     )
+}
+
+/// Inputs or outputs for people.
+pub(crate) fn tensors(all: &[TensorSpec]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A size for people.

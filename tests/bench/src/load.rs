@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use slsml_import::{DimOverride, ShapeOverride, Shapes};
-use slsml_model::{Model, Tensor};
+use slsml_model::{Model, RunError, Tensor};
 
 use crate::figures::median_ms;
 use crate::{Error, request};
@@ -57,31 +57,32 @@ pub(crate) fn run(args: &Args) -> Result<(), Error> {
 fn packaged(args: &Args, inputs: Vec<(String, Tensor)>) -> Result<Loaded, Error> {
     let began = Instant::now();
     let model = Model::load(&args.model)?;
-    let ready_ms = median_ms(&[began.elapsed()]);
-    let inputs: Vec<Tensor> = inputs.into_iter().map(|(_, tensor)| tensor).collect();
-    let warm = (0..WARM_UP + args.runs)
-        .map(|_| {
-            let inputs = inputs.clone();
-            let began = Instant::now();
-            model.run(inputs)?;
-            Ok(began.elapsed())
-        })
-        .collect::<Result<Vec<Duration>, Error>>()?;
-    Ok(Loaded { ready_ms, warm_ms: median_ms(&warm[WARM_UP..]) })
+    let ready = began.elapsed();
+    timed(ready, args.runs, &inputs, |inputs| model.run(inputs))
 }
 
 fn plain(args: &Args, inputs: Vec<(String, Tensor)>) -> Result<Loaded, Error> {
     let shapes = Shapes { shapes: args.shape.clone(), dims: args.dim.clone() };
     let began = Instant::now();
     let model = slsml_import::plain(&args.model, &shapes)?;
-    let ready_ms = median_ms(&[began.elapsed()]);
-    let warm = (0..WARM_UP + args.runs)
+    let ready = began.elapsed();
+    timed(ready, args.runs, &inputs, |inputs| model.run(inputs))
+}
+
+/// Runs a model that took `ready` to load, and times the runs after the first few.
+fn timed(
+    ready: Duration,
+    runs: usize,
+    inputs: &[(String, Tensor)],
+    run: impl Fn(Vec<Tensor>) -> Result<Vec<Tensor>, RunError>,
+) -> Result<Loaded, Error> {
+    let warm = (0..WARM_UP + runs)
         .map(|_| {
             let inputs = inputs.iter().map(|(_, tensor)| tensor.clone()).collect();
             let began = Instant::now();
-            model.run(inputs)?;
+            run(inputs)?;
             Ok(began.elapsed())
         })
         .collect::<Result<Vec<Duration>, Error>>()?;
-    Ok(Loaded { ready_ms, warm_ms: median_ms(&warm[WARM_UP..]) })
+    Ok(Loaded { ready_ms: median_ms(&[ready]), warm_ms: median_ms(&warm[WARM_UP..]) })
 }

@@ -94,7 +94,7 @@ impl Peers {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
-        let script = "import shutil, sys, zlib; zlib.Z_DEFAULT_COMPRESSION; \
+        let script = "import shutil, sys; \
                       shutil.make_archive(sys.argv[1], 'zip', sys.argv[2])";
         let began = Instant::now();
         run(Command::new(self.python()).args(["-c", script]).arg(zip).arg(folder))?;
