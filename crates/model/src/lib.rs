@@ -9,6 +9,7 @@
 pub mod container;
 mod fidelity;
 pub mod graph;
+pub mod heap;
 mod manifest;
 mod model;
 mod signature;

@@ -3,7 +3,6 @@
 //! Function URLs, API Gateway (v1 and v2) and load balancers wrap an HTTP request; a direct
 //! `Invoke` may bring the infer request itself.
 
-use std::convert::Infallible;
 use std::time::Instant;
 
 use http::Response;
@@ -20,8 +19,12 @@ use crate::outcome::Outcome;
 /// What tells the kinds of event apart.
 #[derive(Deserialize)]
 struct Shape {
+    /// Every wrapped HTTP request has one.
     #[serde(rename = "requestContext")]
     request_context: Option<IgnoredAny>,
+    /// Function URLs and HTTP APIs say the path so: payload format 2.0.
+    #[serde(rename = "rawPath")]
+    raw_path: Option<IgnoredAny>,
 }
 
 /// Answers one event and logs what became of it.
@@ -33,19 +36,21 @@ pub(crate) async fn answer(
     let started = Instant::now();
     let request_id = event.context.request_id.clone();
     let payload = event.payload.get();
-    let wrapped =
-        serde_json::from_str::<Shape>(payload).is_ok_and(|shape| shape.request_context.is_some());
+    let shape = serde_json::from_str::<Shape>(payload).ok();
+    let wrapped = shape.filter(|shape| shape.request_context.is_some());
     let resource = resource(&event.context.invoked_function_arn);
-    let (answer, reply) =
-        if wrapped { http(service, event).await? } else { bare(service, payload) };
+    let (status, error, reply) = match wrapped {
+        Some(shape) => http(service, event, shape.raw_path.is_some()).await?,
+        None => bare(service, payload),
+    };
     Outcome {
         request_id: &request_id,
         resource: &resource,
-        status: answer.status,
+        status,
         failed_invocation: reply.is_err(),
         latency: started.elapsed(),
         cold,
-        error: (answer.status >= 400).then(|| error_text(&answer.body)),
+        error,
     }
     .log();
     reply
@@ -58,29 +63,32 @@ fn resource(arn: &str) -> String {
 
 type Reply = Result<Box<RawValue>, Diagnostic>;
 
+/// The status answered, the error's text if it was one, and what goes back.
+type Answered = (u16, Option<String>, Reply);
+
+fn answered(answer: Answer) -> Answered {
+    (answer.status, error_text(&answer), raw(answer.body))
+}
+
 /// An infer request as the whole payload. There is no status to carry: a request at fault is
 /// answered with the protocol's error body, a failing model fails the invocation.
-fn bare(service: &Service, payload: &str) -> (Answer, Reply) {
+fn bare(service: &Service, payload: &str) -> Answered {
     match service.infer(payload.as_bytes()) {
-        Ok(body) => {
-            let reply = raw(&body);
-            (Answer { status: 200, body }, reply)
-        }
+        Ok(body) => answered(Answer { status: 200, body }),
         Err(error @ ProtocolError::Failed(_)) => {
-            let diagnostic =
-                Diagnostic { error_type: "ModelFailed".into(), error_message: error.message() };
-            (error.into(), Err(diagnostic))
+            let error_message = error.message();
+            let diagnostic = Diagnostic {
+                error_type: "ModelFailed".into(),
+                error_message: error_message.clone(),
+            };
+            (error.status(), Some(error_message), Err(diagnostic))
         }
-        Err(error) => {
-            let answer = Answer::from(error);
-            let reply = raw(&answer.body);
-            (answer, reply)
-        }
+        Err(error) => answered(error.into()),
     }
 }
 
-fn raw(json: &[u8]) -> Reply {
-    let text = String::from_utf8(json.to_vec()).map_err(|error| internal(&error.to_string()))?;
+fn raw(json: Vec<u8>) -> Reply {
+    let text = String::from_utf8(json).map_err(|error| internal(&error.to_string()))?;
     RawValue::from_string(text).map_err(|error| internal(&error.to_string()))
 }
 
@@ -88,44 +96,51 @@ fn internal(cause: &str) -> Diagnostic {
     Diagnostic { error_type: "Internal".into(), error_message: cause.into() }
 }
 
+/// The event's HTTP request. lambda_http would try the other kinds first, and a body of megabytes
+/// is read as often.
+fn unwrapped(payload: &str, is_format_2: bool) -> Result<LambdaRequest, serde_json::Error> {
+    if is_format_2 {
+        serde_json::from_str(payload).map(LambdaRequest::ApiGatewayV2)
+    } else {
+        serde_json::from_str(payload)
+    }
+}
+
 async fn http(
     service: &Service,
     event: LambdaEvent<Box<RawValue>>,
-) -> Result<(Answer, Reply), Diagnostic> {
-    let payload: LambdaRequest = match serde_json::from_str(event.payload.get()) {
+    is_format_2: bool,
+) -> Result<Answered, Diagnostic> {
+    let payload = match unwrapped(event.payload.get(), is_format_2) {
         Ok(payload) => payload,
-        Err(error) => {
-            let answer = Answer::from(ProtocolError::BadRequest(error.to_string()));
-            let reply = raw(&answer.body);
-            return Ok((answer, reply));
-        }
+        Err(error) => return Ok(answered(ProtocolError::BadRequest(error.to_string()).into())),
     };
-    let mut answered = None;
+    let mut outcome = None;
     let reply = {
         let handler = service_fn(|request: Request| {
             let answer = route(service, &request);
-            answered = Some(answer.clone());
-            async move { Ok::<_, Infallible>(response(answer)) }
+            outcome = Some((answer.status, error_text(&answer)));
+            async move { response(answer) }
         });
         let event = LambdaEvent { payload, context: event.context };
-        match Adapter::from(handler).call(event).await {
-            Ok(response) => to_raw_value(&response).map_err(|error| internal(&error.to_string())),
-            Err(never) => match never {},
-        }
+        let response = Adapter::from(handler).call(event).await;
+        response.and_then(|response| {
+            to_raw_value(&response).map_err(|error| internal(&error.to_string()))
+        })
     };
-    let answer = answered.ok_or_else(|| internal("the request was not answered"))?;
-    Ok((answer, reply))
+    let (status, error) = outcome.ok_or_else(|| internal("the request was not answered"))?;
+    Ok((status, error, reply))
 }
 
-fn response(answer: Answer) -> Response<String> {
-    let body = String::from_utf8_lossy(&answer.body).into_owned();
+fn response(answer: Answer) -> Result<Response<String>, Diagnostic> {
+    let body = String::from_utf8(answer.body).map_err(|error| internal(&error.to_string()))?;
     let mut response = Response::new(body);
     *response.status_mut() = http::StatusCode::from_u16(answer.status)
         .unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     response
         .headers_mut()
         .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    response
+    Ok(response)
 }
 
 fn route(service: &Service, request: &Request) -> Answer {
@@ -154,13 +169,18 @@ fn protocol_path(path: &str) -> &str {
     path
 }
 
-fn error_text(body: &[u8]) -> String {
+/// The text of an error's body; `None` when the answer is no error.
+fn error_text(answer: &Answer) -> Option<String> {
     #[derive(Deserialize)]
     struct Body {
         error: String,
     }
-    serde_json::from_slice(body)
-        .map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |body: Body| body.error)
+    (answer.status >= 400).then(|| {
+        serde_json::from_slice(&answer.body).map_or_else(
+            |_| String::from_utf8_lossy(&answer.body).into_owned(),
+            |body: Body| body.error,
+        )
+    })
 }
 
 #[cfg(test)]

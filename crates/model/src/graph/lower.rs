@@ -34,7 +34,8 @@ pub(crate) fn lower(mut model: TypedModel, read: ReadLate<'_>) -> TractResult<Ty
     let _proofs = model.symbols.proof_cache_session();
     settle_loops(&mut model)?;
     let left = MAX_CHANGES_PER_NODE * (model.nodes.len() + 16);
-    let mut lowering = Lowering { model, read, left, applied: HashSet::new() };
+    let mut lowering =
+        Lowering { model, read, left, applied: HashSet::new(), free: Vec::new(), new: Vec::new() };
     loop {
         let before = lowering.left;
         lowering.sweep(|model, node| node.op.codegen(model, node))?;
@@ -45,7 +46,6 @@ pub(crate) fn lower(mut model: TypedModel, read: ReadLate<'_>) -> TractResult<Ty
     }
     let mut model = lowering.model;
     tell_apart(&mut model);
-    model.compact()?;
     Ok(model)
 }
 
@@ -77,6 +77,11 @@ struct Lowering<'a> {
     left: usize,
     /// Changes that asked not to be made twice.
     applied: HashSet<String>,
+    /// Nodes that were dropped. A node takes 1.6 kB: places are used again, so that the graph
+    /// neither grows nor has to be copied together at the end.
+    free: Vec<usize>,
+    /// Nodes that the last change added.
+    new: Vec<usize>,
 }
 
 impl Lowering<'_> {
@@ -85,7 +90,6 @@ impl Lowering<'_> {
         for id in 0..self.model.nodes.len() {
             let mut ids = vec![id];
             while let Some(id) = ids.pop() {
-                let first_new = self.model.nodes.len();
                 let changed = self.visit(id, change).with_context(|| {
                     format!("preparing the node `{}`", self.model.nodes[id].name)
                 })?;
@@ -93,7 +97,7 @@ impl Lowering<'_> {
                     ids.push(id);
                 }
                 // What is new is done first: packing a constant frees its raw form.
-                ids.extend((first_new..self.model.nodes.len()).rev());
+                ids.extend(self.new.drain(..).rev());
             }
         }
         Ok(())
@@ -155,7 +159,10 @@ impl Lowering<'_> {
     fn apply(&mut self, patch: TypedModelPatch) -> TractResult<()> {
         self.left = self.left.checked_sub(1).context("preparing the graph does not end")?;
         if !patch.inputs.is_empty() {
-            return patch.apply(&mut self.model);
+            let first_new = self.model.nodes.len();
+            patch.apply(&mut self.model)?;
+            self.new.extend(first_new..self.model.nodes.len());
+            return Ok(());
         }
         let TypedModelPatch { model: patch, taps: mut mapping, shunts, obliterate, .. } = patch;
         let mut edges = Vec::new();
@@ -171,8 +178,7 @@ impl Lowering<'_> {
             let id = match self.twin(&node, &inputs) {
                 Some(twin) => twin,
                 None => {
-                    let facts = node.outputs.into_iter().map(|outlet| outlet.fact).collect();
-                    let id = self.model.add_node(node.name, node.op, facts)?;
+                    let id = self.add(node);
                     edges.extend(
                         inputs
                             .iter()
@@ -203,10 +209,27 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// A node that does the same to the same inputs, unless it is an output of the model.
+    /// Adds a node without its edges.
+    fn add(&mut self, mut node: TypedNode) -> usize {
+        node.inputs.clear();
+        node.outputs.iter_mut().for_each(|outlet| outlet.successors.clear());
+        let nodes = &mut self.model.nodes;
+        node.id = self.free.pop().unwrap_or(nodes.len());
+        let id = node.id;
+        self.new.push(id);
+        match nodes.get_mut(id) {
+            Some(place) => *place = node,
+            None => nodes.push(node),
+        }
+        id
+    }
+
+    /// A node that does the same to the same inputs, unless it is an output of the model. Constants
+    /// have many readers, so the input with the fewest is looked at.
     fn twin(&self, node: &TypedNode, inputs: &[OutletId]) -> Option<usize> {
-        let first = inputs.first()?;
-        let readers = &self.model.nodes[first.node].outputs[first.slot].successors;
+        let readers =
+            |input: &OutletId| &self.model.nodes[input.node].outputs[input.slot].successors;
+        let readers = inputs.iter().map(readers).min_by_key(|readers| readers.len())?;
         let twin = readers
             .iter()
             .map(|reader| &self.model.nodes[reader.node])
@@ -234,6 +257,9 @@ impl Lowering<'_> {
     fn drop_unread(&mut self, id: usize) {
         let model = &self.model;
         let node = &model.nodes[id];
+        if node.outputs.is_empty() {
+            return; // dropped before
+        }
         let is_interface =
             model.outputs.iter().chain(&model.inputs).any(|outlet| outlet.node == id);
         if is_interface || node.outputs.iter().any(|outlet| !outlet.successors.is_empty()) {
@@ -243,6 +269,7 @@ impl Lowering<'_> {
         node.op = Box::new(Dummy);
         node.outputs.clear();
         let inputs = std::mem::take(&mut node.inputs);
+        self.free.push(id);
         self.release(id, &inputs);
     }
 
