@@ -17,40 +17,59 @@ pub(crate) fn read(
     shape: &[usize],
     expected: usize,
 ) -> Result<Data, ProtocolError> {
-    fn all<T: Element>(
-        raw: &RawValue,
-        shape: &[usize],
-        expected: usize,
-    ) -> Result<Vec<T>, ProtocolError> {
-        // Two bytes are the least an element takes, so a lying shape reserves nothing large.
-        let mut elements = Vec::with_capacity(expected.min(raw.get().len() / 2 + 1));
-        let mut json = serde_json::Deserializer::from_str(raw.get());
-        let seed = Nested { into: &mut elements, expected, shape, level: 0 };
-        seed.deserialize(&mut json).map_err(|error| ProtocolError::BadRequest(plain(&error)))?;
+    // Two bytes are the least an element takes, so a lying shape reserves nothing large.
+    let reserve = expected.min(raw.get().len() / 2 + 1);
+    Elements { datatype, shape, expected, reserve }
+        .deserialize(&mut serde_json::Deserializer::from_str(raw.get()))
+        .map_err(|error| ProtocolError::BadRequest(plain(&error)))
+}
+
+/// The elements of a tensor, of a known type and shape.
+pub(crate) struct Elements<'a> {
+    pub(crate) datatype: Datatype,
+    pub(crate) shape: &'a [usize],
+    /// The shape's product; one element more is an error.
+    pub(crate) expected: usize,
+    /// For how many to reserve memory beforehand.
+    pub(crate) reserve: usize,
+}
+
+impl Elements<'_> {
+    fn all<'de, T: Element, D: Deserializer<'de>>(&self, json: D) -> Result<Vec<T>, D::Error> {
+        let mut elements = Vec::with_capacity(self.reserve);
+        let (expected, shape) = (self.expected, self.shape);
+        Nested { into: &mut elements, expected, shape, level: 0 }.deserialize(json)?;
         Ok(elements)
     }
-    Ok(match datatype {
-        Datatype::Bool => Data::Bool(all(raw, shape, expected)?),
-        Datatype::Uint8 => Data::Uint8(all(raw, shape, expected)?),
-        Datatype::Uint16 => Data::Uint16(all(raw, shape, expected)?),
-        Datatype::Uint32 => Data::Uint32(all(raw, shape, expected)?),
-        Datatype::Uint64 => Data::Uint64(all(raw, shape, expected)?),
-        Datatype::Int8 => Data::Int8(all(raw, shape, expected)?),
-        Datatype::Int16 => Data::Int16(all(raw, shape, expected)?),
-        Datatype::Int32 => Data::Int32(all(raw, shape, expected)?),
-        Datatype::Int64 => Data::Int64(all(raw, shape, expected)?),
-        Datatype::Fp16 => {
-            let wide: Vec<f32> = all(raw, shape, expected)?;
-            let narrow: Vec<f16> = wide.into_iter().map(f16::from_f32).collect();
-            if !narrow.iter().all(|value| value.is_finite()) {
-                return Err(ProtocolError::BadRequest("a number is too large for FP16".into()));
+}
+
+impl<'de> DeserializeSeed<'de> for Elements<'_> {
+    type Value = Data;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Data, D::Error> {
+        Ok(match self.datatype {
+            Datatype::Bool => Data::Bool(self.all(json)?),
+            Datatype::Uint8 => Data::Uint8(self.all(json)?),
+            Datatype::Uint16 => Data::Uint16(self.all(json)?),
+            Datatype::Uint32 => Data::Uint32(self.all(json)?),
+            Datatype::Uint64 => Data::Uint64(self.all(json)?),
+            Datatype::Int8 => Data::Int8(self.all(json)?),
+            Datatype::Int16 => Data::Int16(self.all(json)?),
+            Datatype::Int32 => Data::Int32(self.all(json)?),
+            Datatype::Int64 => Data::Int64(self.all(json)?),
+            Datatype::Fp16 => {
+                let wide: Vec<f32> = self.all(json)?;
+                let narrow: Vec<f16> = wide.into_iter().map(f16::from_f32).collect();
+                if !narrow.iter().all(|value| value.is_finite()) {
+                    return Err(D::Error::custom("a number is too large for FP16"));
+                }
+                Data::Fp16(narrow)
             }
-            Data::Fp16(narrow)
-        }
-        Datatype::Fp32 => Data::Fp32(all(raw, shape, expected)?),
-        Datatype::Fp64 => Data::Fp64(all(raw, shape, expected)?),
-        Datatype::Bytes => Data::Bytes(all(raw, shape, expected)?),
-    })
+            Datatype::Fp32 => Data::Fp32(self.all(json)?),
+            Datatype::Fp64 => Data::Fp64(self.all(json)?),
+            Datatype::Bytes => Data::Bytes(self.all(json)?),
+        })
+    }
 }
 
 /// serde's message without its position, which counts from inside the value.

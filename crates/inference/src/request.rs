@@ -1,12 +1,16 @@
 //! Reading and validating an infer request.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::Deserialize;
+use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use slsml_model::{Datatype, Dim, Signature, Tensor, TensorSpec};
+use slsml_model::{Data, Datatype, Dim, Signature, Tensor, TensorSpec};
 
-use crate::{Limits, ProtocolError, numbers};
+use crate::numbers::{self, Elements};
+use crate::{Limits, ProtocolError};
 
 /// A request that fits the signature: the tensors in the signature's order.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,23 +23,102 @@ pub struct InferRequest {
     pub outputs: Vec<usize>,
 }
 
+/// `DIRECT`: data that stands after its type and shape is read as it comes by. Errors name what
+/// they are in; those are found without it.
 #[derive(Deserialize)]
 #[serde(expecting = "an object with `inputs`")]
-struct Body<'a> {
+struct Body<'a, const DIRECT: bool> {
     id: Option<String>,
     #[serde(borrow)]
-    inputs: Vec<Input<'a>>,
+    inputs: Vec<Input<'a, DIRECT>>,
     outputs: Option<Vec<Output>>,
 }
 
-#[derive(Deserialize)]
-#[serde(expecting = "an input with `name`, `shape`, `datatype` and `data`")]
-struct Input<'a> {
+/// An input as it is given.
+struct Input<'a, const DIRECT: bool> {
     name: String,
     shape: Vec<i64>,
     datatype: String,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
+    data: Option<Values<'a>>,
+}
+
+enum Values<'a> {
+    Unread(&'a RawValue),
+    Read(Data),
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Field {
+    Name,
+    Shape,
+    Datatype,
+    Data,
+    #[serde(other)]
+    Other,
+}
+
+impl<'de: 'a, 'a, const DIRECT: bool> Deserialize<'de> for Input<'a, DIRECT> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_map(InputVisitor(PhantomData))
+    }
+}
+
+struct InputVisitor<'a, const DIRECT: bool>(PhantomData<&'a ()>);
+
+impl<'de: 'a, 'a, const DIRECT: bool> Visitor<'de> for InputVisitor<'a, DIRECT> {
+    type Value = Input<'a, DIRECT>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an input with `name`, `shape`, `datatype` and `data`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut name, mut shape, mut datatype) = (None, None::<Vec<i64>>, None::<String>);
+        let mut data = None;
+        while let Some(field) = map.next_key()? {
+            match field {
+                Field::Name => set(&mut name, "name", map.next_value()?)?,
+                Field::Shape => set(&mut shape, "shape", map.next_value()?)?,
+                Field::Datatype => set(&mut datatype, "datatype", map.next_value()?)?,
+                Field::Data => {
+                    let known = shape.as_deref().zip(datatype.as_deref()).filter(|_| DIRECT);
+                    let values = match known.and_then(|(shape, datatype)| plan(shape, datatype)) {
+                        Some((datatype, shape, expected)) => {
+                            let shape = &*shape;
+                            let seed = Elements { datatype, shape, expected, reserve: 0 };
+                            Some(Values::Read(map.next_value_seed(seed)?))
+                        }
+                        None => map.next_value::<Option<&RawValue>>()?.map(Values::Unread),
+                    };
+                    set(&mut data, "data", values)?;
+                }
+                Field::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(Input {
+            name: name.ok_or_else(|| A::Error::missing_field("name"))?,
+            shape: shape.ok_or_else(|| A::Error::missing_field("shape"))?,
+            datatype: datatype.ok_or_else(|| A::Error::missing_field("datatype"))?,
+            data: data.flatten(),
+        })
+    }
+}
+
+fn set<T, E: Error>(field: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
+    match field.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(E::duplicate_field(name)),
+    }
+}
+
+/// What data of this shape and type is read into, if that is clear.
+fn plan(shape: &[i64], name: &str) -> Option<(Datatype, Vec<usize>, usize)> {
+    let shape = shape.iter().map(|dim| usize::try_from(*dim).ok()).collect::<Option<Vec<_>>>()?;
+    let volume = shape.iter().try_fold(1usize, |all, dim| all.checked_mul(*dim))?;
+    Some((datatype(name)?, shape, volume))
 }
 
 #[derive(Deserialize)]
@@ -63,8 +146,21 @@ impl InferRequest {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(bad("the body is empty; an infer request is JSON with `inputs`"));
         }
-        let body: Body<'_> = serde_json::from_slice(body)
-            .map_err(|error| bad(format!("the body is not an infer request: {error}")))?;
+        match serde_json::from_slice::<Body<'_, true>>(body) {
+            Ok(body) => Self::fit(body, signature, limits),
+            Err(_) => {
+                let body: Body<'_, false> = serde_json::from_slice(body)
+                    .map_err(|error| bad(format!("the body is not an infer request: {error}")))?;
+                Self::fit(body, signature, limits)
+            }
+        }
+    }
+
+    fn fit<const DIRECT: bool>(
+        body: Body<'_, DIRECT>,
+        signature: &Signature,
+        limits: &Limits,
+    ) -> Result<Self, ProtocolError> {
         let outputs = wanted_outputs(body.outputs.as_deref(), signature)?;
         let inputs = bind(body.inputs, signature, limits)?;
         Ok(Self { id: body.id, inputs, outputs })
@@ -100,8 +196,8 @@ fn names(specs: &[TensorSpec]) -> String {
 }
 
 /// The request's inputs in the signature's order, each checked, named dimensions consistent.
-fn bind(
-    mut given: Vec<Input<'_>>,
+fn bind<const DIRECT: bool>(
+    mut given: Vec<Input<'_, DIRECT>>,
     signature: &Signature,
     limits: &Limits,
 ) -> Result<Vec<Tensor>, ProtocolError> {
@@ -117,7 +213,7 @@ fn bind(
         })?;
         let input = given.swap_remove(at);
         let shape = check_shape(&input, spec, &mut named)?;
-        tensors.push(read_tensor(&input, spec, shape, limits)?);
+        tensors.push(read_tensor(input, spec, shape, limits)?);
     }
     match given.first() {
         None => Ok(tensors),
@@ -131,8 +227,8 @@ fn bind(
     }
 }
 
-fn check_shape<'s>(
-    input: &Input<'_>,
+fn check_shape<'s, const DIRECT: bool>(
+    input: &Input<'_, DIRECT>,
     spec: &'s TensorSpec,
     named: &mut HashMap<&'s str, usize>,
 ) -> Result<Vec<usize>, ProtocolError> {
@@ -164,8 +260,8 @@ fn check_shape<'s>(
     Ok(shape)
 }
 
-fn read_tensor(
-    input: &Input<'_>,
+fn read_tensor<const DIRECT: bool>(
+    input: Input<'_, DIRECT>,
     spec: &TensorSpec,
     shape: Vec<usize>,
     limits: &Limits,
@@ -187,9 +283,12 @@ fn read_tensor(
             "input `{name}` of shape {shape:?} has more elements than the limit of {limit}"
         ))
     })?;
-    let raw = input.data.ok_or_else(|| bad(format!("input `{name}` has no data")))?;
-    let data = numbers::read(raw, datatype, &shape, volume)
-        .map_err(|error| bad(format!("the data of input `{name}`: {error}")))?;
+    let data = match input.data {
+        None => return Err(bad(format!("input `{name}` has no data"))),
+        Some(Values::Read(data)) => data,
+        Some(Values::Unread(raw)) => numbers::read(raw, datatype, &shape, volume)
+            .map_err(|error| bad(format!("the data of input `{name}`: {error}")))?,
+    };
     let found = data.len();
     Tensor::new(shape, data).map_err(|_| {
         bad(format!(

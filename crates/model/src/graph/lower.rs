@@ -19,12 +19,27 @@ use tract_core::ops::source::TypedSource;
 use tract_core::optim::CONST_FOLD_MEM_BUDGET;
 use tract_core::tract_data::TooEarly;
 
+use super::decisions::{Decisions, Replacement};
 use super::late::Late;
 
 /// Changes per node, many times what real models need: ends what would never end.
 const MAX_CHANGES_PER_NODE: usize = 64;
 
-type Change = fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>;
+/// What tract is asked about every node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    Codegen,
+    Fuse,
+}
+
+impl Pass {
+    fn change(self, model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+        match self {
+            Pass::Codegen => node.op.codegen(model, node),
+            Pass::Fuse => node.op.fuse(model, node),
+        }
+    }
+}
 
 /// Reads a constant that comes late, by its index.
 type ReadLate<'a> = &'a mut dyn FnMut(u32) -> TractResult<Arc<Tensor>>;
@@ -34,12 +49,19 @@ pub(crate) fn lower(mut model: TypedModel, read: ReadLate<'_>) -> TractResult<Ty
     let _proofs = model.symbols.proof_cache_session();
     settle_loops(&mut model)?;
     let left = MAX_CHANGES_PER_NODE * (model.nodes.len() + 16);
-    let mut lowering =
-        Lowering { model, read, left, applied: HashSet::new(), free: Vec::new(), new: Vec::new() };
+    let mut lowering = Lowering {
+        model,
+        read,
+        left,
+        applied: HashSet::new(),
+        free: Vec::new(),
+        new: Vec::new(),
+        decisions: Decisions::default(),
+    };
     loop {
         let before = lowering.left;
-        lowering.sweep(|model, node| node.op.codegen(model, node))?;
-        lowering.sweep(|model, node| node.op.fuse(model, node))?;
+        lowering.sweep(Pass::Codegen)?;
+        lowering.sweep(Pass::Fuse)?;
         if lowering.left == before {
             break;
         }
@@ -82,15 +104,16 @@ struct Lowering<'a> {
     free: Vec<usize>,
     /// Nodes that the last change added.
     new: Vec<usize>,
+    decisions: Decisions,
 }
 
 impl Lowering<'_> {
     /// Visits every node until nothing changes there.
-    fn sweep(&mut self, change: Change) -> TractResult<()> {
+    fn sweep(&mut self, pass: Pass) -> TractResult<()> {
         for id in 0..self.model.nodes.len() {
             let mut ids = vec![id];
             while let Some(id) = ids.pop() {
-                let changed = self.visit(id, change).with_context(|| {
+                let changed = self.visit(id, pass).with_context(|| {
                     format!("preparing the node `{}`", self.model.nodes[id].name)
                 })?;
                 if changed {
@@ -104,7 +127,7 @@ impl Lowering<'_> {
     }
 
     /// Changes a node once, if there is something to change.
-    fn visit(&mut self, id: usize, change: Change) -> TractResult<bool> {
+    fn visit(&mut self, id: usize, pass: Pass) -> TractResult<bool> {
         self.read_late(id)?;
         let node = &self.model.nodes[id];
         if node.op_is::<Dummy>() || node.op_is::<Const>() || node.op_is::<TypedSource>() {
@@ -114,10 +137,51 @@ impl Lowering<'_> {
             self.replace_by_constant(id, value)?;
             return Ok(false);
         }
-        match change(&self.model, node)? {
-            Some(patch) if self.is_new(&patch) => self.apply(patch).map(|()| true),
-            _ => Ok(false),
+        let key = (pass == Pass::Codegen).then(|| Decisions::key(&self.model, node)).flatten();
+        if let Some(key) = key
+            && let Some(known) = self.decisions.find(key, &self.model, node)
+        {
+            let known = known.clone();
+            return self.replace(id, known).map(|()| true);
         }
+        let Some(patch) = pass.change(&self.model, node)? else { return Ok(false) };
+        if let Some(key) = key
+            && let Some(replacement) = Replacement::of(node, &patch)
+        {
+            self.decisions.keep(key, &self.model, node, &replacement)?;
+            return self.replace(id, replacement).map(|()| true);
+        }
+        if !self.is_new(&patch) {
+            return Ok(false);
+        }
+        self.apply(patch).map(|()| true)
+    }
+
+    /// Puts another operator in a node's place.
+    fn replace(&mut self, id: usize, by: Replacement) -> TractResult<()> {
+        self.count()?;
+        let node = &mut self.model.nodes[id];
+        node.op = by.op;
+        for (outlet, fact) in node.outputs.iter_mut().zip(by.facts) {
+            outlet.fact = fact;
+        }
+        if by.inputs.iter().copied().eq(0..by.inputs.len()) {
+            return Ok(());
+        }
+        let old = std::mem::take(&mut node.inputs);
+        for input in &old {
+            let outlet = &mut self.model.nodes[input.node].outputs[input.slot];
+            outlet.successors.retain(|inlet| inlet.node != id);
+        }
+        for (slot, from) in by.inputs.into_iter().enumerate() {
+            self.model.add_edge(old[from], InletId::new(id, slot))?;
+        }
+        Ok(())
+    }
+
+    fn count(&mut self) -> TractResult<()> {
+        self.left = self.left.checked_sub(1).context("preparing the graph does not end")?;
+        Ok(())
     }
 
     /// Reads the constants a node is about to use, and a constant that is an output itself.
@@ -157,7 +221,7 @@ impl Lowering<'_> {
     /// Makes a change: adds its nodes, moves the readers of what it replaces over to them, and
     /// drops what nothing reads any more.
     fn apply(&mut self, patch: TypedModelPatch) -> TractResult<()> {
-        self.left = self.left.checked_sub(1).context("preparing the graph does not end")?;
+        self.count()?;
         if !patch.inputs.is_empty() {
             let first_new = self.model.nodes.len();
             patch.apply(&mut self.model)?;

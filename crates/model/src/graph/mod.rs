@@ -8,6 +8,7 @@
 
 mod check;
 mod datum;
+mod decisions;
 mod dft;
 mod dims;
 pub mod extra;
