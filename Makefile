@@ -7,7 +7,7 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 VENV := $(CURDIR)/.venv
 SHIP := $(TARGET)/ship
 RUNTIME := $(TARGET)/$(HOST)/runtime/bootstrap
-PACK := $(if $(filter x86_64-%,$(HOST)),-C link-arg=-Wl$(COMMA)-z$(COMMA)pack-relative-relocs)
+PACK := $(if $(filter x86_64-%,$(HOST)),-C link-arg=-Wl$(COMMA)-z$(COMMA)pack-relative-relocs -C link-arg=-Wl$(COMMA)--icf=all)
 
 .PHONY: demo test build lint test-rust test-python python ship runtime runtimes bench needs-cargo clean
 
@@ -56,7 +56,7 @@ $(SHIP)/bootstrap.zip: runtime
 		&& cp "$(RUNTIME)" $(SHIP)/.bootstrap; }
 
 # Linked statically: Amazon Linux 2023 has an older C library than most build machines. Rust's own
-# linker packs relocations.
+# linker packs relocations and folds functions that are the same.
 runtime: needs-cargo
 	RUSTFLAGS="-C target-feature=+crt-static $(PACK)" $(CARGO) build --locked --profile runtime --target $(HOST) -p slsml-bootstrap
 

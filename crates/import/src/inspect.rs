@@ -129,16 +129,12 @@ fn prepare(
     let unstorable = |cause| ImportError::unstorable(path, &cause);
     let graph = slsml_model::graph::write(&settled).map_err(unstorable)?;
     let weights_bytes = graph.weights.len() as u64;
-    let header = Header {
-        slsml_version: env!("CARGO_PKG_VERSION").into(),
-        source_sha256: String::new(),
-        signature: signature.clone(),
-    };
+    let header = Header::new(String::new(), signature.clone(), &graph);
     let bytes = container::write(&header, &graph)
         .map_err(|cause| ImportError::Container { path: path.to_owned(), cause })?;
     stage("store", began);
     let began = Instant::now();
-    let model = Model::from_bytes(&bytes, path)
+    Model::from_bytes(&bytes, path)
         .map_err(|cause| ImportError::Unloadable { path: path.to_owned(), cause })?;
     stage("load", began);
     Ok(Prepared {
@@ -147,6 +143,6 @@ fn prepare(
         weights_bytes,
         nodes: settled.nodes.len(),
         stages_ms,
-        activation_bytes: model.activation_bytes(),
+        activation_bytes: graph.activation_bytes,
     })
 }

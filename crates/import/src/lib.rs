@@ -102,8 +102,7 @@ fn import_unguarded(path: &Path, options: &Options<'_>) -> Result<Packaged, Impo
     }
     let graph = slsml_model::graph::write(&typed).map_err(unstorable)?;
     drop(typed);
-    let header =
-        Header { slsml_version: env!("CARGO_PKG_VERSION").into(), source_sha256, signature };
+    let header = Header::new(source_sha256, signature, &graph);
     let bytes = container::write(&header, &graph)
         .map_err(|cause| ImportError::Container { path: path.to_owned(), cause })?;
     let stored_weights = graph.weights.len() as u64;

@@ -49,6 +49,21 @@ pub struct Header {
     pub source_sha256: String,
     /// What the model takes and gives.
     pub signature: Signature,
+    /// The most that tensors between operators hold at one time, in bytes; `None` where a
+    /// dimension is open.
+    pub activation_bytes: Option<u64>,
+}
+
+impl Header {
+    /// The header of a graph that this slsml wrote.
+    pub fn new(source_sha256: String, signature: Signature, graph: &Encoded) -> Header {
+        Header {
+            slsml_version: env!("CARGO_PKG_VERSION").into(),
+            source_sha256,
+            signature,
+            activation_bytes: graph.activation_bytes,
+        }
+    }
 }
 
 /// Why bytes are not a packaged model this build can load.
@@ -177,7 +192,7 @@ pub fn parts(mut bytes: &[u8]) -> Result<Vec<(String, u64)>, ContainerError> {
 /// The bytes of a packaged model's file.
 pub fn write(header: &Header, graph: &Encoded) -> Result<Vec<u8>, ContainerError> {
     let header = serde_json::to_vec(header)?;
-    let Encoded { plan, weights } = graph;
+    let Encoded { plan, weights, .. } = graph;
     let mut bytes = Vec::with_capacity(HEAD + header.len() + plan.len() + weights.len());
     bytes.extend(MAGIC);
     bytes.extend(FORMAT_VERSION.to_le_bytes());
@@ -240,8 +255,13 @@ mod tests {
             slsml_version: "1.2.3".into(),
             source_sha256: "00".into(),
             signature: Signature { inputs: vec![], outputs: vec![] },
+            activation_bytes: None,
         };
-        let graph = Encoded { plan: b"plan".to_vec(), weights: b"weights".to_vec() };
+        let graph = Encoded {
+            plan: b"plan".to_vec(),
+            weights: b"weights".to_vec(),
+            activation_bytes: None,
+        };
         write(&header, &graph).unwrap()
     }
 

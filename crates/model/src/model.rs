@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use thiserror::Error;
-use tract_core::ops::konst::Const;
 use tract_core::prelude::*;
 
 use crate::container::{Front, Summed};
@@ -100,19 +99,6 @@ impl Model {
     /// A panic inside tract is an error of this run alone.
     pub fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {
         self.plan.run(inputs)
-    }
-}
-
-impl Model {
-    /// The most that tensors between operators hold at one time, in bytes; `None` where a
-    /// dimension is open.
-    pub fn activation_bytes(&self) -> Option<u64> {
-        let plan = &self.plan.0;
-        let order = plan.order_without_consts();
-        let steps =
-            plan.model().eval_tmp_memory_usage(order, |node| !node.op_is::<Const>()).ok()?;
-        let held = steps.iter().map(|(_, held)| u64::try_from(held.to_i64().ok()?).ok());
-        held.collect::<Option<Vec<u64>>>()?.into_iter().max()
     }
 }
 

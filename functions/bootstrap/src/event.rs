@@ -111,7 +111,11 @@ async fn http(
     event: LambdaEvent<Box<RawValue>>,
     is_format_2: bool,
 ) -> Result<Answered, Diagnostic> {
-    let payload = match unwrapped(event.payload.get(), is_format_2) {
+    let LambdaEvent { payload, context } = event;
+    let unwrapped = unwrapped(payload.get(), is_format_2);
+    // The model's tensors can have its memory.
+    drop(payload);
+    let payload = match unwrapped {
         Ok(payload) => payload,
         Err(error) => return Ok(answered(ProtocolError::BadRequest(error.to_string()).into())),
     };
@@ -122,7 +126,7 @@ async fn http(
             outcome = Some((answer.status, error_text(&answer)));
             async move { response(answer) }
         });
-        let event = LambdaEvent { payload, context: event.context };
+        let event = LambdaEvent { payload, context };
         let response = Adapter::from(handler).call(event).await;
         response.and_then(|response| {
             to_raw_value(&response).map_err(|error| internal(&error.to_string()))

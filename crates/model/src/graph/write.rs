@@ -2,6 +2,7 @@
 
 use tract_core::internal::*;
 use tract_core::ops::einsum::einsum_matmul::merge_consecutive_same_role_axes;
+use tract_core::ops::konst::Const;
 use tract_core::ops::logic::IfThenElse;
 use tract_core::ops::nn::Softmax;
 use tract_core::ops::scan::Scan;
@@ -18,6 +19,9 @@ pub struct Encoded {
     pub plan: Vec<u8>,
     /// The bytes of all larger constants, in the order they are read.
     pub weights: Vec<u8>,
+    /// The most that tensors between operators hold at one time, in bytes; `None` where a
+    /// dimension is open.
+    pub activation_bytes: Option<u64>,
 }
 
 /// Does to a decluttered graph what can be done before the processor is known.
@@ -74,7 +78,18 @@ pub fn write(model: &TypedModel) -> TractResult<Encoded> {
         tensors: tensors.records,
         graphs,
     };
-    Ok(Encoded { plan: postcard::to_allocvec(&record)?, weights: tensors.weights })
+    Ok(Encoded {
+        plan: postcard::to_allocvec(&record)?,
+        weights: tensors.weights,
+        activation_bytes: activation_bytes(model),
+    })
+}
+
+fn activation_bytes(model: &TypedModel) -> Option<u64> {
+    let order = model.eval_order().ok()?;
+    let steps = model.eval_tmp_memory_usage(&order, |node| !node.op_is::<Const>()).ok()?;
+    let held = steps.iter().map(|(_, held)| u64::try_from(held.to_i64().ok()?).ok());
+    held.collect::<Option<Vec<u64>>>()?.into_iter().max()
 }
 
 /// The tables that fill while graphs are written.
