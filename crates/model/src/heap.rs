@@ -16,8 +16,8 @@ const BESIDE_THE_MODEL: usize = 64 << 20;
 
 /// What a graph takes beside its weights, and a server beside its model; a small model has a small
 /// graph.
-const GRAPH: u64 = 4 << 20;
-const GRAPH_PER_BYTE: u64 = 8;
+const MOST_FOR_GRAPH: u64 = 4 << 20;
+const GRAPH_BYTES_PER_MODEL_BYTE: u64 = 8;
 
 /// Makes the heap one piece that stays, and touches what loading a model of so many bytes is going
 /// to use. To be called once, at the start of a program that serves it. Where the system or the C
@@ -25,11 +25,12 @@ const GRAPH_PER_BYTE: u64 = 8;
 pub fn prepare(model_bytes: u64) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     glibc::make_one_piece(model_bytes);
-    expect(model_bytes.saturating_add(GRAPH.min(model_bytes.saturating_mul(GRAPH_PER_BYTE))));
+    let graph = model_bytes.saturating_mul(GRAPH_BYTES_PER_MODEL_BYTE).min(MOST_FOR_GRAPH);
+    touch_ahead(model_bytes.saturating_add(graph));
 }
 
 /// Touches what is going to be used next, beside this thread.
-pub fn expect(bytes: u64) {
+pub fn touch_ahead(bytes: u64) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     glibc::touch(bytes);
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
@@ -41,6 +42,8 @@ mod glibc {
     use super::BESIDE_THE_MODEL;
 
     const PAGE: usize = 4096;
+    /// By how much the heap grows beyond its first size.
+    const LATER_STEPS: libc::c_int = 1 << 20;
     /// So much is touched at a time: the other thread's own faults wait for no longer than that.
     const STEP: usize = 256 << 10;
 
@@ -48,13 +51,18 @@ mod glibc {
         let Some(reserve) = reserve(model_bytes) else { return };
         // SAFETY: mallopt only changes how the allocator takes memory from the system.
         let set = |option, value| unsafe { libc::mallopt(option, value) } == 1;
+        // -1: never.
         let is_set = set(libc::M_MMAP_MAX, 0)
             && set(libc::M_ARENA_MAX, 1)
-            && set(libc::M_TRIM_THRESHOLD, libc::c_int::MAX)
+            && set(libc::M_TRIM_THRESHOLD, -1)
             && set(libc::M_TOP_PAD, reserve);
         if is_set {
-            // More than the allocator has at the start: it asks the system for the reserve.
-            drop(std::hint::black_box(Vec::<u8>::with_capacity(2 << 20)));
+            // More than the allocator has at the start: it asks the system for the reserve. A
+            // system that limits address space may refuse.
+            let mut more = Vec::<u8>::new();
+            let _reserved_or_refused = more.try_reserve_exact(2 << 20);
+            drop(std::hint::black_box(more));
+            set(libc::M_TOP_PAD, LATER_STEPS);
         }
     }
 
@@ -66,12 +74,12 @@ mod glibc {
         let half = read(libc::_SC_PHYS_PAGES)?.checked_mul(read(libc::_SC_PAGESIZE)?)? / 2;
         let model = usize::try_from(model_bytes).ok()?;
         let wanted = model.checked_mul(2)?.checked_add(BESIDE_THE_MODEL)?;
-        wanted.min(half).try_into().ok()
+        wanted.min(half).min(libc::c_int::MAX as usize).try_into().ok()
     }
 
     /// Has the system provide the pages that the heap gives out next.
     pub(super) fn touch(bytes: u64) {
-        // SAFETY: both read where the heap ends and how much of its end is free.
+        // SAFETY: both only read: where the heap ends, and how much of its end is free.
         let (end, free) = unsafe { (libc::sbrk(0) as usize, libc::mallinfo2().keepcost) };
         let Some(start) = end.checked_sub(free) else { return };
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(free);
@@ -79,8 +87,8 @@ mod glibc {
         let provide = move || {
             for at in (first..last).step_by(STEP) {
                 let length = STEP.min(last - at);
-                // SAFETY: the pages lie in the heap, which never shrinks; providing one changes
-                // nothing that is in it.
+                // SAFETY: providing a page changes nothing that is in it; where there is none, or
+                // none to write to, the system says so.
                 let done = unsafe {
                     libc::madvise(at as *mut libc::c_void, length, libc::MADV_POPULATE_WRITE)
                 };

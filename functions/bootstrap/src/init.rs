@@ -23,7 +23,7 @@ pub(crate) fn service() -> Result<Service, Error> {
     heap::prepare(std::fs::metadata(&path).map_or(0, |file| file.len()));
     let manifest = Manifest::read(&home.join(MANIFEST_FILE))?;
     let model = Model::load(&path)?;
-    heap::expect(model.header().activation_bytes.unwrap_or_default());
+    heap::touch_ahead(model.header().activation_bytes.unwrap_or_default());
     warm_up(&model);
     Ok(Service {
         name: manifest.name,

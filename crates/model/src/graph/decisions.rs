@@ -23,7 +23,10 @@ pub(super) struct Replacement {
 impl Replacement {
     /// What the patch does to `node`, if it only puts one operator in its place.
     pub(super) fn of(node: &TypedNode, patch: &TypedModelPatch) -> Option<Replacement> {
-        let plain = patch.inputs.is_empty() && patch.shunts.len() == node.outputs.len();
+        // Which of two equal inputs a new one is cannot be told.
+        let mut inputs = node.inputs.iter().enumerate();
+        let distinct = inputs.all(|(slot, input)| !node.inputs[..slot].contains(input));
+        let plain = distinct && patch.inputs.is_empty() && patch.shunts.len() == node.outputs.len();
         let is_tap = |new: &&TypedNode| patch.taps.contains_key(&OutletId::new(new.id, 0));
         let mut made = patch.model.nodes.iter().filter(|new| !is_tap(new));
         let (Some(new), None, true) = (made.next(), made.next(), plain) else { return None };

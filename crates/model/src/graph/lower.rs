@@ -133,10 +133,15 @@ impl Lowering<'_> {
         if node.op_is::<Dummy>() || node.op_is::<Const>() || node.op_is::<TypedSource>() {
             return Ok(false);
         }
-        if let Some(value) = fold(&self.model, node)? {
+        let folded = match self.reshaped(id)? {
+            Some(value) => Some(value),
+            None => fold(&self.model, &self.model.nodes[id])?,
+        };
+        if let Some(value) = folded {
             self.replace_by_constant(id, value)?;
             return Ok(false);
         }
+        let node = &self.model.nodes[id];
         let key = (pass == Pass::Codegen).then(|| Decisions::key(&self.model, node)).flatten();
         if let Some(key) = key
             && let Some(known) = self.decisions.find(key, &self.model, node)
@@ -200,6 +205,30 @@ impl Lowering<'_> {
         Ok(())
     }
 
+    /// The constant that a reshape makes of one that nothing else reads: the same memory.
+    fn reshaped(&mut self, id: usize) -> TractResult<Option<Arc<Tensor>>> {
+        let node = &self.model.nodes[id];
+        let moves_nothing = match node.op_as::<AxisOp>() {
+            Some(op) => !matches!(op, AxisOp::Move(..)),
+            None => node.op_is::<IntoShape>(),
+        };
+        let (&[input], [output]) = (&*node.inputs, &*node.outputs) else { return Ok(None) };
+        let is_output = self.model.outputs.iter().any(|output| output.node == input.node);
+        let from = &self.model.nodes[input.node];
+        let is_plain = output.fact.exotic_fact.is_none() && from.op_is::<Const>();
+        if !moves_nothing || !is_plain || is_output || from.outputs[0].successors.len() != 1 {
+            return Ok(None);
+        }
+        let Some(shape) = output.fact.shape.as_concrete().map(TVec::from_slice) else {
+            return Ok(None);
+        };
+        let from = &mut self.model.nodes[input.node];
+        let Some(value) = from.outputs[0].fact.konst.take() else { return Ok(None) };
+        from.op = Box::new(Dummy);
+        let value = Arc::try_unwrap(value).unwrap_or_else(|shared| Tensor::clone(&shared));
+        Ok(Some(value.into_shape(&shape)?.into_arc_tensor()))
+    }
+
     fn is_new(&mut self, patch: &TypedModelPatch) -> bool {
         match &patch.dont_apply_twice {
             Some(watchdog) => self.applied.insert(watchdog.clone()),
@@ -214,7 +243,9 @@ impl Lowering<'_> {
         node.outputs[0].fact = op.output_facts(&[])?.remove(0);
         node.op = Box::new(op);
         let inputs = std::mem::take(&mut node.inputs);
-        self.release(id, &inputs);
+        for unread in self.release(id, &inputs) {
+            self.drop_unread(unread);
+        }
         Ok(())
     }
 
@@ -319,32 +350,35 @@ impl Lowering<'_> {
 
     /// Drops a node that nothing reads, with its constants, and then what only it read.
     fn drop_unread(&mut self, id: usize) {
-        let model = &self.model;
-        let node = &model.nodes[id];
-        if node.outputs.is_empty() {
-            return; // dropped before
+        let mut unread = vec![id];
+        while let Some(id) = unread.pop() {
+            let model = &self.model;
+            let node = &model.nodes[id];
+            let is_interface =
+                model.outputs.iter().chain(&model.inputs).any(|outlet| outlet.node == id);
+            let is_read = node.outputs.iter().any(|outlet| !outlet.successors.is_empty());
+            // Without outputs it was dropped before.
+            if is_interface || is_read || node.outputs.is_empty() {
+                continue;
+            }
+            let node = &mut self.model.nodes[id];
+            node.op = Box::new(Dummy);
+            node.outputs.clear();
+            let inputs = std::mem::take(&mut node.inputs);
+            self.free.push(id);
+            unread.extend(self.release(id, &inputs));
         }
-        let is_interface =
-            model.outputs.iter().chain(&model.inputs).any(|outlet| outlet.node == id);
-        if is_interface || node.outputs.iter().any(|outlet| !outlet.successors.is_empty()) {
-            return;
-        }
-        let node = &mut self.model.nodes[id];
-        node.op = Box::new(Dummy);
-        node.outputs.clear();
-        let inputs = std::mem::take(&mut node.inputs);
-        self.free.push(id);
-        self.release(id, &inputs);
     }
 
-    fn release(&mut self, reader: usize, inputs: &[OutletId]) {
+    /// Takes a reader from what it read; the nodes it read.
+    fn release(&mut self, reader: usize, inputs: &[OutletId]) -> TVec<usize> {
         for input in inputs {
             let outlet = self.model.nodes[input.node].outputs.get_mut(input.slot);
             if let Some(outlet) = outlet {
                 outlet.successors.retain(|inlet| inlet.node != reader);
             }
-            self.drop_unread(input.node);
         }
+        inputs.iter().map(|input| input.node).collect()
     }
 }
 
@@ -389,5 +423,33 @@ fn fold(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Arc<Tensor>>
         Ok(values) => Ok(values.and_then(|mut values| values.pop()).map(|v| v.into_arc_tensor())),
         Err(error) if error.root_cause().is::<TooEarly>() => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tract_core::ops::math::add;
+
+    use super::*;
+
+    /// What `build` computes of a row of ones, made ready as a stored graph is.
+    fn run(build: impl Fn(&mut TypedModel, OutletId) -> OutletId) -> f32 {
+        let mut model = TypedModel::default();
+        let x = model.add_source("x", f32::fact([64])).unwrap();
+        let y = build(&mut model, x);
+        model.select_output_outlets(&[y]).unwrap();
+        let ready = lower(model, &mut |_| bail!("nothing comes late")).unwrap();
+        let ones = tensor1(&[1f32; 64]).into_tvalue();
+        let out = ready.into_runnable().unwrap().run(tvec!(ones)).unwrap();
+        *out[0].try_as_plain_ram().unwrap().as_slice::<f32>().unwrap().first().unwrap()
+    }
+
+    #[test]
+    fn an_operator_on_one_tensor_twice_decides_nothing_for_others() {
+        let sum = run(|model, x| {
+            let twice = model.wire_node("twice", add(), &[x, x]).unwrap()[0];
+            model.wire_node("thrice", add(), &[twice, x]).unwrap()[0]
+        });
+        assert_eq!(sum, 3.0);
     }
 }

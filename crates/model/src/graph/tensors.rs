@@ -201,7 +201,7 @@ fn fill(datum: DatumType, shape: &[usize], from: &mut dyn Read) -> TractResult<T
     // Clearing the memory first would cost as much as reading it. Any bytes are valid numbers,
     // and nothing but `read_exact` sees them before they are all written.
     #[allow(unsafe_code)]
-    let mut tensor = unsafe { Tensor::uninitialized_dt(datum, shape)? };
+    let mut tensor = unsafe { Tensor::uninitialized_aligned_dt(datum, shape, 16)? };
     let bytes = tensor.as_bytes_mut();
     from.read_exact(bytes)?;
     // Any other byte is not a bool in Rust.

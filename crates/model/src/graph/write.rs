@@ -46,10 +46,12 @@ fn softmax_over_rows(model: &mut TypedModel) -> TractResult<()> {
         let node = model.node(id);
         let Some(softmax) = node.op_as::<Softmax>() else { continue };
         let fact = model.outlet_fact(node.inputs[0])?;
-        let (last, &[axis]) = (fact.rank() - 1, &*softmax.axes) else { continue };
-        if axis == last || !fact.datum_type.is_float() {
+        let &[axis] = &*softmax.axes else { continue };
+        let has_rows = matches!(fact.datum_type, DatumType::F32 | DatumType::F16);
+        if axis + 1 >= fact.rank() || !has_rows {
             continue;
         }
+        let last = fact.rank() - 1;
         let name = &node.name;
         let mut patch = TypedModelPatch::new("softmax over rows");
         let mut wire = patch.taps(model, &node.inputs)?;
@@ -85,6 +87,28 @@ pub fn write(model: &TypedModel) -> TractResult<Encoded> {
     })
 }
 
+/// An order to evaluate nodes in, with every constant right before the first node that reads it: at
+/// start constants are read in this order, each when it is needed.
+fn order_of_use(model: &TypedModel) -> TractResult<Vec<usize>> {
+    let by_tract = model.eval_order()?;
+    let mut order = Vec::with_capacity(by_tract.len());
+    let mut placed = vec![false; model.nodes.len()];
+    let is_const = |id: usize| model.node(id).op_is::<Const>();
+    let mut place = |id: usize| {
+        if !std::mem::replace(&mut placed[id], true) {
+            order.push(id);
+        }
+    };
+    for id in by_tract.iter().copied().filter(|id| !is_const(*id)) {
+        let inputs = model.node(id).inputs.iter().map(|input| input.node);
+        inputs.filter(|input| is_const(*input)).for_each(&mut place);
+        place(id);
+    }
+    // Constants that are outputs themselves.
+    by_tract.into_iter().for_each(&mut place);
+    Ok(order)
+}
+
 fn activation_bytes(model: &TypedModel) -> Option<u64> {
     let order = model.eval_order().ok()?;
     let steps = model.eval_tmp_memory_usage(&order, |node| !node.op_is::<Const>()).ok()?;
@@ -118,7 +142,7 @@ impl Writer {
 
     /// Writes a graph after the bodies inside it; its index.
     pub(crate) fn body(&mut self, model: &TypedModel) -> TractResult<u32> {
-        let mut order = model.eval_order()?;
+        let mut order = order_of_use(model)?;
         for input in model.input_outlets()? {
             if !order.contains(&input.node) {
                 order.push(input.node);
