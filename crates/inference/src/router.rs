@@ -46,15 +46,17 @@ impl From<ProtocolError> for Answer {
 
 impl Service {
     /// The answer to one HTTP request. `path` is without the query.
-    pub fn answer(&self, method: Method, path: &str, body: &[u8]) -> Answer {
+    pub fn answer(&self, method: Method, path: &str, body: impl AsRef<[u8]>) -> Answer {
         self.route(method, path, body)
             .map_or_else(Answer::from, |body| Answer { status: 200, body })
     }
 
     /// Runs one infer request: a JSON body in, a JSON body out.
-    pub fn infer(&self, body: &[u8]) -> Result<Vec<u8>, ProtocolError> {
+    pub fn infer(&self, body: impl AsRef<[u8]>) -> Result<Vec<u8>, ProtocolError> {
         let signature = self.model.signature();
-        let request = InferRequest::parse(body, signature, &self.limits)?;
+        let request = InferRequest::parse(body.as_ref(), signature, &self.limits)?;
+        // The run can have its memory.
+        drop(body);
         let tensors = self.model.run(request.inputs).map_err(|error| match error {
             RunError::Failed(_) | RunError::Panicked(_) => ProtocolError::Failed(error.to_string()),
         })?;
@@ -69,7 +71,12 @@ impl Service {
         .to_json()
     }
 
-    fn route(&self, method: Method, path: &str, body: &[u8]) -> Result<Vec<u8>, ProtocolError> {
+    fn route(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl AsRef<[u8]>,
+    ) -> Result<Vec<u8>, ProtocolError> {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let read = |value: Value| match method {
             Method::Get => Ok(value.to_string().into_bytes()),

@@ -80,9 +80,12 @@ mod glibc {
     /// Has the system provide the pages that the heap gives out next.
     pub(super) fn touch(bytes: u64) {
         // SAFETY: both only read: where the heap ends, and how much of its end is free.
-        let (end, free) = unsafe { (libc::sbrk(0) as usize, libc::mallinfo2().keepcost) };
+        let (end, heap) = unsafe { (libc::sbrk(0) as usize, libc::mallinfo2()) };
+        let free = heap.keepcost;
+        // What was used and given back is used again before the heap's end is.
+        let holes = heap.fordblks.saturating_sub(free);
         let Some(start) = end.checked_sub(free) else { return };
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).min(free);
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(holes).min(free);
         let (first, last) = (start.next_multiple_of(PAGE), (start + bytes) / PAGE * PAGE);
         let provide = move || {
             for at in (first..last).step_by(STEP) {

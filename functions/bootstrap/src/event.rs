@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use http::Response;
 use lambda_http::request::LambdaRequest;
-use lambda_http::{Adapter, Body, Request, RequestExt};
+use lambda_http::{Adapter, Request, RequestExt};
 use lambda_runtime::{Diagnostic, LambdaEvent, Service as _, service_fn};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -122,7 +122,7 @@ async fn http(
     let mut outcome = None;
     let reply = {
         let handler = service_fn(|request: Request| {
-            let answer = route(service, &request);
+            let answer = route(service, request);
             outcome = Some((answer.status, error_text(&answer)));
             async move { response(answer) }
         });
@@ -147,18 +147,14 @@ fn response(answer: Answer) -> Result<Response<String>, Diagnostic> {
     Ok(response)
 }
 
-fn route(service: &Service, request: &Request) -> Answer {
+fn route(service: &Service, request: Request) -> Answer {
     let method = match *request.method() {
         http::Method::GET | http::Method::HEAD => Method::Get,
         http::Method::POST => Method::Post,
         _ => Method::Other,
     };
-    let body = match request.body() {
-        Body::Text(text) => text.as_bytes(),
-        Body::Binary(bytes) => bytes,
-        _ => &[],
-    };
-    service.answer(method, protocol_path(request.raw_http_path()), body)
+    let path = request.raw_http_path().to_owned();
+    service.answer(method, protocol_path(&path), request.into_body())
 }
 
 /// A stage or a base path may stand before the protocol's own `/v2`.

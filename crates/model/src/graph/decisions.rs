@@ -64,7 +64,8 @@ impl Decisions {
     pub(super) fn key(model: &TypedModel, node: &TypedNode) -> Option<u64> {
         let op = &node.op;
         let asks_no_more = op.is::<TypedBinOp>() || op.is::<AxisOp>() || op.is::<EinSumMatMul>();
-        if !asks_no_more && !(op.is::<EinSum>() && !feeds_deconvolution(model, node)) {
+        let asks_no_more = asks_no_more || op.is::<EinSum>() && !feeds_deconvolution(model, node);
+        if !asks_no_more {
             return None;
         }
         let mut hasher = DefaultHasher::new();
