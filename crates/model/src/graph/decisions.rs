@@ -11,6 +11,9 @@ use tract_core::ops::binary::TypedBinOp;
 use tract_core::ops::einsum::EinSum;
 use tract_core::ops::einsum::einsum_matmul::EinSumMatMul;
 
+/// Looking through more answers than this may cost more than asking.
+const MAX_DECISIONS_PER_KEY: usize = 64;
+
 /// One operator in place of another.
 #[derive(Clone, Debug)]
 pub(super) struct Replacement {
@@ -114,7 +117,10 @@ impl Decisions {
         });
         let inputs = inputs.collect::<TractResult<_>>()?;
         let decision = Decision { op: node.op.clone(), inputs, answer: answer.clone() };
-        self.0.entry(key).or_default().push(decision);
+        let decisions = self.0.entry(key).or_default();
+        if decisions.len() < MAX_DECISIONS_PER_KEY {
+            decisions.push(decision);
+        }
         Ok(())
     }
 }
