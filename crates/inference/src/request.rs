@@ -30,12 +30,15 @@ pub struct InferRequest {
 struct Body<'a, const DIRECT: bool> {
     id: Option<String>,
     #[serde(borrow)]
-    inputs: Vec<Input<'a, DIRECT>>,
+    inputs: Vec<Given<'a, DIRECT>>,
     outputs: Option<Vec<Output>>,
 }
 
+/// How an input is parsed; what it is does not depend on that.
+struct Given<'a, const DIRECT: bool>(Input<'a>);
+
 /// An input as it is given.
-struct Input<'a, const DIRECT: bool> {
+struct Input<'a> {
     name: String,
     shape: Vec<i64>,
     datatype: String,
@@ -58,16 +61,16 @@ enum Field {
     Other,
 }
 
-impl<'de: 'a, 'a, const DIRECT: bool> Deserialize<'de> for Input<'a, DIRECT> {
+impl<'de: 'a, 'a, const DIRECT: bool> Deserialize<'de> for Given<'a, DIRECT> {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        json.deserialize_map(InputVisitor(PhantomData))
+        json.deserialize_map(InputVisitor::<DIRECT>(PhantomData)).map(Given)
     }
 }
 
 struct InputVisitor<'a, const DIRECT: bool>(PhantomData<&'a ()>);
 
 impl<'de: 'a, 'a, const DIRECT: bool> Visitor<'de> for InputVisitor<'a, DIRECT> {
-    type Value = Input<'a, DIRECT>;
+    type Value = Input<'a>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an input with `name`, `shape`, `datatype` and `data`")
@@ -117,10 +120,15 @@ fn set<T, E: Error>(field: &mut Option<T>, name: &'static str, value: T) -> Resu
 /// What data of this shape and type is read into, if that is clear.
 fn plan(shape: &[i64], name: &str) -> Option<(Datatype, Vec<usize>, usize)> {
     let shape = shape.iter().map(|dim| usize::try_from(*dim).ok()).collect::<Option<Vec<_>>>()?;
-    let volume = shape.iter().try_fold(1usize, |all, dim| all.checked_mul(*dim))?;
+    let volume = volume(&shape)?;
     // Texts take many times the memory of their JSON: their shape is checked first.
     let datatype = datatype(name).filter(|datatype| *datatype != Datatype::Bytes)?;
     Some((datatype, shape, volume))
+}
+
+/// The number of elements, if it can be counted.
+fn volume(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |all, dim| all.checked_mul(*dim))
 }
 
 #[derive(Deserialize)]
@@ -164,7 +172,8 @@ impl InferRequest {
         limits: &Limits,
     ) -> Result<Self, ProtocolError> {
         let outputs = wanted_outputs(body.outputs.as_deref(), signature)?;
-        let inputs = bind(body.inputs, signature, limits)?;
+        let given = body.inputs.into_iter().map(|Given(input)| input).collect();
+        let inputs = bind(given, signature, limits)?;
         Ok(Self { id: body.id, inputs, outputs })
     }
 }
@@ -198,8 +207,8 @@ fn names(specs: &[TensorSpec]) -> String {
 }
 
 /// The request's inputs in the signature's order, each checked, named dimensions consistent.
-fn bind<const DIRECT: bool>(
-    mut given: Vec<Input<'_, DIRECT>>,
+fn bind(
+    mut given: Vec<Input<'_>>,
     signature: &Signature,
     limits: &Limits,
 ) -> Result<Vec<Tensor>, ProtocolError> {
@@ -229,8 +238,8 @@ fn bind<const DIRECT: bool>(
     }
 }
 
-fn check_shape<'s, const DIRECT: bool>(
-    input: &Input<'_, DIRECT>,
+fn check_shape<'s>(
+    input: &Input<'_>,
     spec: &'s TensorSpec,
     named: &mut HashMap<&'s str, usize>,
 ) -> Result<Vec<usize>, ProtocolError> {
@@ -262,8 +271,8 @@ fn check_shape<'s, const DIRECT: bool>(
     Ok(shape)
 }
 
-fn read_tensor<const DIRECT: bool>(
-    input: Input<'_, DIRECT>,
+fn read_tensor(
+    input: Input<'_>,
     spec: &TensorSpec,
     shape: Vec<usize>,
     limits: &Limits,
@@ -278,8 +287,7 @@ fn read_tensor<const DIRECT: bool>(
             spec.datatype
         )));
     }
-    let volume = shape.iter().try_fold(1usize, |all, dim| all.checked_mul(*dim));
-    let volume = volume.filter(|volume| *volume <= limits.elements).ok_or_else(|| {
+    let volume = volume(&shape).filter(|volume| *volume <= limits.elements).ok_or_else(|| {
         let limit = limits.elements;
         bad(format!(
             "input `{name}` of shape {shape:?} has more elements than the limit of {limit}"

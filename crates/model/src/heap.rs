@@ -10,10 +10,6 @@
 //! virtual machine, and several times as slow where it takes free memory back (`docs/load-path.md`).
 #![allow(unsafe_code)]
 
-/// What requests and activations may need beside the model before the heap grows again.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-const BESIDE_THE_MODEL: usize = 64 << 20;
-
 /// What a graph takes beside its weights, and a server beside its model; a small model has a small
 /// graph.
 const MOST_FOR_GRAPH: u64 = 4 << 20;
@@ -39,9 +35,9 @@ pub fn touch_ahead(bytes: u64) {
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod glibc {
-    use super::BESIDE_THE_MODEL;
-
     const PAGE: usize = 4096;
+    /// What requests and activations may need beside the model before the heap grows again.
+    const BESIDE_THE_MODEL: usize = 64 << 20;
     /// By how much the heap grows beyond its first size.
     const LATER_STEPS: libc::c_int = 1 << 20;
     /// So much is touched at a time: the other thread's own faults wait for no longer than that.
