@@ -12,7 +12,7 @@ use tract_onnx::tract_hir::internal::DimLike;
 use tract_onnx::tract_hir::prelude::InferenceModelExt;
 
 use crate::error::chain;
-use crate::{ImportError, check, foreign};
+use crate::{ImportError, check, foreign, settle};
 
 /// The graph as it is stored: decluttered, and settled as far as any processor allows.
 pub(crate) fn to_settled(path: &Path, onnx: &ModelProto) -> Result<TypedModel, ImportError> {
@@ -40,7 +40,7 @@ fn settled(typed: TypedModel) -> TractResult<TypedModel> {
     foreign::replace(&mut typed)?;
     // The file's free-form metadata, which nothing that runs reads.
     typed.properties.clear();
-    slsml_model::graph::settle(&mut typed)?;
+    settle::settle(&mut typed)?;
     Ok(typed)
 }
 

@@ -7,6 +7,7 @@
 //! that will serve it, and compare what both give for the same inputs ([`fidelity`]).
 #![forbid(unsafe_code)]
 
+mod bodies;
 mod check;
 mod convert;
 mod error;
@@ -17,6 +18,7 @@ mod plain;
 mod precision;
 mod read;
 mod samples;
+mod settle;
 mod shape;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -3,8 +3,8 @@
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::cast::Cast;
 use tract_onnx::tract_core::ops::konst::Const;
-use tract_onnx::tract_core::ops::logic::IfThenElse;
-use tract_onnx::tract_core::ops::scan::Scan;
+
+use crate::bodies::each_body;
 
 /// Constants below this many elements stay as they are: they save nothing, and scales and
 /// epsilons suffer most.
@@ -63,19 +63,4 @@ pub(crate) fn not_numbers(model: &TypedModel) -> Vec<String> {
         }
     }
     names
-}
-
-fn each_body(
-    model: &mut TypedModel,
-    change: &mut dyn FnMut(&mut TypedModel) -> TractResult<()>,
-) -> TractResult<()> {
-    for node in &mut model.nodes {
-        if let Some(scan) = node.op.downcast_mut::<Scan>() {
-            change(&mut scan.body)?;
-        } else if let Some(branch) = node.op.downcast_mut::<IfThenElse>() {
-            change(&mut branch.then_body)?;
-            change(&mut branch.else_body)?;
-        }
-    }
-    Ok(())
 }

@@ -32,7 +32,7 @@ const HEAD: usize = 48;
 const COUNTED: usize = 32;
 
 /// The version this build reads and writes.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Version 1 had a longer head.
 const HEAD_OF_VERSION_1: usize = 56;

@@ -10,23 +10,17 @@
 //! virtual machine, and several times as slow where it takes free memory back (`docs/load-path.md`).
 #![allow(unsafe_code)]
 
-/// What a graph takes beside its weights, and a server beside its model; a small model has a small
-/// graph.
-const MOST_FOR_GRAPH: u64 = 4 << 20;
-const GRAPH_BYTES_PER_MODEL_BYTE: u64 = 8;
-
-/// Makes the heap one piece that stays, and touches what loading a model of so many bytes is going
-/// to use. To be called once, at the start of a program that serves it. Where the system or the C
-/// library cannot do it, nothing changes.
-pub fn prepare(model_bytes: u64) {
+/// Makes the heap one piece that stays, large enough to load a model of so many bytes. To be called
+/// once, at the start. Where the system or the C library cannot do it, nothing changes.
+pub(crate) fn make_one_piece(model_bytes: u64) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     glibc::make_one_piece(model_bytes);
-    let graph = model_bytes.saturating_mul(GRAPH_BYTES_PER_MODEL_BYTE).min(MOST_FOR_GRAPH);
-    touch_ahead(model_bytes.saturating_add(graph));
+    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+    let _ = model_bytes;
 }
 
 /// Touches what is going to be used next, beside this thread.
-pub fn touch_ahead(bytes: u64) {
+pub(crate) fn touch_ahead(bytes: u64) {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     glibc::touch(bytes);
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]

@@ -9,9 +9,10 @@
 pub mod container;
 mod fidelity;
 pub mod graph;
-pub mod heap;
+mod heap;
 mod manifest;
 mod model;
+mod processor;
 mod signature;
 mod tensor;
 

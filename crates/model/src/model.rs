@@ -12,7 +12,14 @@ use tract_core::prelude::*;
 
 use crate::container::{Front, Summed};
 use crate::graph::{self, Graphs};
-use crate::{ContainerError, Header, Signature, Tensor};
+use crate::{ContainerError, Header, Signature, Tensor, heap, processor};
+
+/// What a graph takes in memory for each byte of its stored operators, once it is ready: 120 to 240
+/// were measured.
+const GRAPH_BYTES_PER_PLAN_BYTE: u64 = 160;
+
+/// What a request takes for each element of its inputs: twice some seven characters, and the number.
+const REQUEST_BYTES_PER_ELEMENT: u64 = 16;
 
 /// A model that is ready to run.
 #[derive(Clone, Debug)]
@@ -46,19 +53,38 @@ pub enum RunError {
 impl Model {
     /// Loads the packaged model at `path`.
     pub fn load(path: &Path) -> Result<Model, LoadError> {
-        let refuse = |source| LoadError::Read { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(refuse)?;
-        let length = file.metadata().map_err(refuse)?.len();
-        Model::read(&mut file, length, path)
+        let (mut file, length) = open(path)?;
+        Model::read(&mut file, length, path, &|_| {})
+    }
+
+    /// Loads the packaged model at `path` in a process that is there to serve it: the processor is
+    /// asked once, memory is set up for it and provided beside the loading. To be called once, at
+    /// the start.
+    pub fn load_to_serve(path: &Path) -> Result<Model, LoadError> {
+        processor::name_vendor();
+        let (mut file, length) = open(path)?;
+        heap::make_one_piece(length);
+        let model = Model::read(&mut file, length, path, &heap::touch_ahead)?;
+        let elements = model.signature().input_elements();
+        let request = (elements as u64).saturating_mul(REQUEST_BYTES_PER_ELEMENT);
+        let activations = model.header.activation_bytes.unwrap_or_default();
+        heap::touch_ahead(request.saturating_add(activations));
+        Ok(model)
     }
 
     /// Loads a packaged model from its bytes; `path` names it in errors.
     pub fn from_bytes(mut bytes: &[u8], path: &Path) -> Result<Model, LoadError> {
         let length = bytes.len() as u64;
-        Model::read(&mut bytes, length, path)
+        Model::read(&mut bytes, length, path, &|_| {})
     }
 
-    fn read(from: &mut dyn Read, length: u64, path: &Path) -> Result<Model, LoadError> {
+    /// `is_going_to_use` learns how many bytes of memory will be taken, as soon as that is known.
+    fn read(
+        from: &mut dyn Read,
+        length: u64,
+        path: &Path,
+        is_going_to_use: &dyn Fn(u64),
+    ) -> Result<Model, LoadError> {
         let container = |source| LoadError::Container { path: path.to_owned(), source };
         let front = Front::read(from, length).map_err(container)?;
         let refuse = |cause| LoadError::Graph {
@@ -69,6 +95,9 @@ impl Model {
         // The checksums prove the bytes are as slsml wrote them, not that tract copes with them.
         let guarded = AssertUnwindSafe(|| -> Result<_, LoadError> {
             let graphs = Graphs::parse(&front.plan).map_err(|error| refuse(chain(&error)))?;
+            let graph = (front.plan.len() as u64).saturating_mul(GRAPH_BYTES_PER_PLAN_BYTE);
+            let both = front.weights_len.saturating_add(graph);
+            is_going_to_use(both.saturating_add(graphs.largest_constant()));
             let mut weights = Summed::new(from);
             let model = graph::load(graphs, &mut weights, front.weights_len);
             // Damage explains any other error.
@@ -100,6 +129,13 @@ impl Model {
     pub fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {
         self.plan.run(inputs)
     }
+}
+
+fn open(path: &Path) -> Result<(File, u64), LoadError> {
+    let refuse = |source| LoadError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(refuse)?;
+    let length = file.metadata().map_err(refuse)?.len();
+    Ok((file, length))
 }
 
 /// A graph that tract made ready, wherever it came from.

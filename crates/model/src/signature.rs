@@ -23,19 +23,29 @@ impl Signature {
     pub fn zeros(&self, limit: usize) -> Option<Vec<Tensor>> {
         self.inputs.iter().map(|spec| spec.zeros(limit)).collect()
     }
+
+    /// How many elements the inputs have, named dimensions one long.
+    pub(crate) fn input_elements(&self) -> usize {
+        let elements = self.inputs.iter().map(|spec| spec.least().1.unwrap_or(usize::MAX));
+        elements.fold(0, usize::saturating_add)
+    }
 }
 
 impl TensorSpec {
-    fn zeros(&self, limit: usize) -> Option<Tensor> {
+    /// The shape with named dimensions one long, and its number of elements if it can be counted.
+    fn least(&self) -> (Vec<usize>, Option<usize>) {
         let length = |dim: &Dim| match dim {
             Dim::Fixed(length) => *length,
             Dim::Named(_) => 1,
         };
         let shape: Vec<usize> = self.shape.iter().map(length).collect();
-        let n = shape.iter().try_fold(1usize, |all, dim| all.checked_mul(*dim))?;
-        if n > limit {
-            return None;
-        }
+        let elements = shape.iter().try_fold(1usize, |all, dim| all.checked_mul(*dim));
+        (shape, elements)
+    }
+
+    fn zeros(&self, limit: usize) -> Option<Tensor> {
+        let (shape, n) = self.least();
+        let n = n.filter(|n| *n <= limit)?;
         let data = match self.datatype {
             Datatype::Bool => Data::Bool(vec![false; n]),
             Datatype::Uint8 => Data::Uint8(vec![0; n]),

@@ -8,13 +8,28 @@ use std::time::Instant;
 use http::Response;
 use lambda_http::request::LambdaRequest;
 use lambda_http::{Adapter, Request, RequestExt};
-use lambda_runtime::{Diagnostic, LambdaEvent, Service as _, service_fn};
-use serde::Deserialize;
+use lambda_runtime::{Context, Diagnostic, LambdaEvent, Service as _, service_fn};
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::{RawValue, to_raw_value};
 use slsml_inference::{Answer, Method, ProtocolError, Service};
 
 use crate::outcome::Outcome;
+
+/// What Lambda brings.
+pub(crate) struct Event {
+    arrived: Instant,
+    payload: Payload,
+}
+
+/// An HTTP request is unwrapped from the bytes that arrived: a copy of them would be as large
+/// again.
+enum Payload {
+    Http(Box<LambdaRequest>),
+    /// Something else that is wrapped, or damaged.
+    Unfit(String),
+    Bare(Box<RawValue>),
+}
 
 /// What tells the kinds of event apart.
 #[derive(Deserialize)]
@@ -27,28 +42,52 @@ struct Shape {
     raw_path: Option<IgnoredAny>,
 }
 
+impl<'de> Deserialize<'de> for Event {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Event, D::Error> {
+        let arrived = Instant::now();
+        let event = <&RawValue>::deserialize(json)?;
+        let shape = serde_json::from_str::<Shape>(event.get()).ok();
+        let payload = match shape.filter(|shape| shape.request_context.is_some()) {
+            None => Payload::Bare(event.to_owned()),
+            Some(shape) => match unwrapped(event.get(), shape.raw_path.is_some()) {
+                Ok(request) => Payload::Http(Box::new(request)),
+                Err(error) => Payload::Unfit(error.to_string()),
+            },
+        };
+        Ok(Event { arrived, payload })
+    }
+}
+
+/// The event's HTTP request. lambda_http would try the other kinds first, and a body of megabytes
+/// is read as often.
+fn unwrapped(event: &str, is_format_2: bool) -> Result<LambdaRequest, serde_json::Error> {
+    if is_format_2 {
+        serde_json::from_str(event).map(LambdaRequest::ApiGatewayV2)
+    } else {
+        serde_json::from_str(event)
+    }
+}
+
 /// Answers one event and logs what became of it.
 pub(crate) async fn answer(
     service: &Service,
-    event: LambdaEvent<Box<RawValue>>,
+    event: LambdaEvent<Event>,
     cold: bool,
 ) -> Result<Box<RawValue>, Diagnostic> {
-    let started = Instant::now();
-    let request_id = event.context.request_id.clone();
-    let payload = event.payload.get();
-    let shape = serde_json::from_str::<Shape>(payload).ok();
-    let wrapped = shape.filter(|shape| shape.request_context.is_some());
-    let resource = resource(&event.context.invoked_function_arn);
-    let (status, error, reply) = match wrapped {
-        Some(shape) => http(service, event, shape.raw_path.is_some()).await?,
-        None => bare(service, payload),
+    let LambdaEvent { payload: Event { arrived, payload }, context } = event;
+    let request_id = context.request_id.clone();
+    let resource = resource(&context.invoked_function_arn);
+    let (status, error, reply) = match payload {
+        Payload::Http(request) => http(service, *request, context).await?,
+        Payload::Unfit(cause) => answered(ProtocolError::BadRequest(cause).into()),
+        Payload::Bare(request) => bare(service, request),
     };
     Outcome {
         request_id: &request_id,
         resource: &resource,
         status,
         failed_invocation: reply.is_err(),
-        latency: started.elapsed(),
+        latency: arrived.elapsed(),
         cold,
         error,
     }
@@ -72,8 +111,8 @@ fn answered(answer: Answer) -> Answered {
 
 /// An infer request as the whole payload. There is no status to carry: a request at fault is
 /// answered with the protocol's error body, a failing model fails the invocation.
-fn bare(service: &Service, payload: &str) -> Answered {
-    match service.infer(payload.as_bytes()) {
+fn bare(service: &Service, request: Box<RawValue>) -> Answered {
+    match service.infer(String::from(Box::<str>::from(request))) {
         Ok(body) => answered(Answer { status: 200, body }),
         Err(error @ ProtocolError::Failed(_)) => {
             let error_message = error.message();
@@ -96,29 +135,11 @@ fn internal(cause: &str) -> Diagnostic {
     Diagnostic { error_type: "Internal".into(), error_message: cause.into() }
 }
 
-/// The event's HTTP request. lambda_http would try the other kinds first, and a body of megabytes
-/// is read as often.
-fn unwrapped(payload: &str, is_format_2: bool) -> Result<LambdaRequest, serde_json::Error> {
-    if is_format_2 {
-        serde_json::from_str(payload).map(LambdaRequest::ApiGatewayV2)
-    } else {
-        serde_json::from_str(payload)
-    }
-}
-
 async fn http(
     service: &Service,
-    event: LambdaEvent<Box<RawValue>>,
-    is_format_2: bool,
+    request: LambdaRequest,
+    context: Context,
 ) -> Result<Answered, Diagnostic> {
-    let LambdaEvent { payload, context } = event;
-    let unwrapped = unwrapped(payload.get(), is_format_2);
-    // The model's tensors can have its memory.
-    drop(payload);
-    let payload = match unwrapped {
-        Ok(payload) => payload,
-        Err(error) => return Ok(answered(ProtocolError::BadRequest(error.to_string()).into())),
-    };
     let mut outcome = None;
     let reply = {
         let handler = service_fn(|request: Request| {
@@ -126,7 +147,7 @@ async fn http(
             outcome = Some((answer.status, error_text(&answer)));
             async move { response(answer) }
         });
-        let event = LambdaEvent { payload, context };
+        let event = LambdaEvent { payload: request, context };
         let response = Adapter::from(handler).call(event).await;
         response.and_then(|response| {
             to_raw_value(&response).map_err(|error| internal(&error.to_string()))

@@ -6,7 +6,7 @@ use lambda_runtime_api_client::Client;
 use lambda_runtime_api_client::body::Body;
 use serde_json::json;
 use slsml_inference::{Limits, Service};
-use slsml_model::{MANIFEST_FILE, MODEL_FILE, Manifest, Model, heap};
+use slsml_model::{MANIFEST_FILE, MODEL_FILE, Manifest, Model};
 
 use crate::log;
 
@@ -18,12 +18,8 @@ const WARM_UP_ELEMENTS: usize = 16 << 20;
 /// Loads what the artifact holds.
 pub(crate) fn service() -> Result<Service, Error> {
     let home = home()?;
-    let path = home.join(MODEL_FILE);
-    // A file that cannot be read is Model::load's to report.
-    heap::prepare(std::fs::metadata(&path).map_or(0, |file| file.len()));
     let manifest = Manifest::read(&home.join(MANIFEST_FILE))?;
-    let model = Model::load(&path)?;
-    heap::touch_ahead(model.header().activation_bytes.unwrap_or_default());
+    let model = Model::load_to_serve(&home.join(MODEL_FILE))?;
     warm_up(&model);
     Ok(Service {
         name: manifest.name,

@@ -14,7 +14,6 @@ use std::cell::Cell;
 use std::process::ExitCode;
 
 use lambda_runtime::{LambdaEvent, Runtime, service_fn};
-use serde_json::value::RawValue;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -28,7 +27,7 @@ async fn main() -> ExitCode {
     };
     let cold = Cell::new(true);
     let (service, cold) = (&service, &cold);
-    let handler = service_fn(|event: LambdaEvent<Box<RawValue>>| async move {
+    let handler = service_fn(|event: LambdaEvent<event::Event>| async move {
         event::answer(service, event, cold.replace(false)).await
     });
     match Runtime::new(handler).run().await {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use slsml_import::{DimOverride, ShapeOverride, Shapes};
-use slsml_model::{Model, RunError, Tensor, heap};
+use slsml_model::{Model, RunError, Tensor};
 
 use crate::figures::median_ms;
 use crate::{Error, request};
@@ -57,8 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Error> {
 fn packaged(args: &Args, inputs: Vec<(String, Tensor)>) -> Result<Loaded, Error> {
     let began = Instant::now();
     // As the served binary does.
-    heap::prepare(std::fs::metadata(&args.model)?.len());
-    let model = Model::load(&args.model)?;
+    let model = Model::load_to_serve(&args.model)?;
     let ready = began.elapsed();
     timed(ready, args.runs, &inputs, |inputs| model.run(inputs))
 }

@@ -21,4 +21,4 @@ mod tensors;
 mod write;
 
 pub(crate) use read::{Graphs, load, tensors};
-pub use write::{Encoded, settle, write};
+pub use write::{Encoded, write};

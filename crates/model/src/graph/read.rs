@@ -31,6 +31,12 @@ impl Graphs {
         ensure!(rest.is_empty(), "{} bytes follow the operators", rest.len());
         Ok(Graphs(record))
     }
+
+    /// The size of the largest constant among the weights, in bytes.
+    pub(crate) fn largest_constant(&self) -> u64 {
+        let sizes = self.0.tensors.iter().filter_map(|record| weight(record).ok().flatten());
+        sizes.max().unwrap_or_default()
+    }
 }
 
 /// The constants in the weights, in their order: the name of the node that reads each, and its
@@ -70,7 +76,7 @@ pub(crate) fn load(
     for assertion in record.assertions {
         scope.add_assertion(assertion)?;
     }
-    let constants = Constants::new(record.tensors, weights, weights_len);
+    let constants = Constants::new(&record.tensors, &symbols, weights, weights_len)?;
     let mut reader =
         Reader { symbols, scope, constants, bodies: Vec::new(), nodes: 0, nesting: 0, late: false };
     let mut records = record.graphs;
@@ -83,9 +89,9 @@ pub(crate) fn load(
     }
     reader.late = true;
     let model = reader.graph(main)?;
-    let Reader { mut constants, symbols, .. } = reader;
-    let model = lower(model, &mut |index| constants.claim(index, &symbols))?;
-    constants.finish(&symbols)?;
+    let mut constants = reader.constants;
+    let model = lower(model, &mut |index| constants.claim(index))?;
+    constants.finish()?;
     Ok(model)
 }
 
@@ -104,13 +110,13 @@ pub(crate) struct Reader<'a> {
 
 impl Reader<'_> {
     pub(crate) fn tensor(&mut self, index: u32) -> TractResult<Arc<Tensor>> {
-        self.constants.get(index, &self.symbols)
+        self.constants.get(index)
     }
 
     /// A constant, or the promise of one.
     pub(crate) fn constant(&mut self, index: u32) -> TractResult<Box<dyn TypedOp>> {
         if self.late
-            && let Some(fact) = self.constants.promise(index)?
+            && let Some(fact) = self.constants.promise(index)
         {
             return Ok(Box::new(Late { index, fact }));
         }

@@ -14,7 +14,7 @@ pub(crate) struct GraphsRecord {
     pub symbols: Vec<String>,
     /// What is known of them, as tract writes it: `batch >= 1`.
     pub assertions: Vec<String>,
-    /// Constants, in the order of their bytes in the weights.
+    /// Constants. In the weights the small ones come first, each kind in this order.
     pub tensors: Vec<TensorRecord>,
     /// Bodies of loops and branches come before the graph that holds them; the model is the last.
     pub graphs: Vec<GraphRecord>,
@@ -56,7 +56,7 @@ pub(crate) struct TensorRecord {
 pub(crate) enum ContentRecord {
     /// Here, as they lie in memory (little-endian).
     Inline(Vec<u8>),
-    /// The next bytes of the weights, as they lie in memory (little-endian).
+    /// In the weights, as they lie in memory (little-endian).
     Weights,
     Dims(Vec<DimRecord>),
     Strings(Vec<String>),

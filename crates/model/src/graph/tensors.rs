@@ -1,7 +1,7 @@
-//! Constants: small ones lie in the list of operators, large ones in the weights.
+//! Constants: tiny ones lie in the list of operators, the others in the weights, small ones first.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{BufReader, Read};
 
 use tract_core::internal::*;
 
@@ -12,11 +12,19 @@ use super::record::{ContentRecord, TensorRecord};
 /// Up to this many bytes a constant is stored among the operators.
 const INLINE_BYTES: usize = 64;
 
+/// Constants of at least this many bytes are large: they are read when they are needed, so that the
+/// raw and the packed form of only a few of them are in memory at a time.
+const LARGE_BYTES: u64 = 16 * 1024;
+
+/// So many bytes of small constants are read in one go.
+const SMALL_AT_ONCE: usize = 64 * 1024;
+
 /// The constants of a graph being written; equal ones are stored once.
 #[derive(Debug, Default)]
 pub(crate) struct TensorTable {
     pub(crate) records: Vec<TensorRecord>,
-    pub(crate) weights: Vec<u8>,
+    small: Vec<u8>,
+    large: Vec<u8>,
     known: HashMap<[u8; 32], u32>,
 }
 
@@ -39,13 +47,21 @@ impl TensorTable {
         if let Some(index) = self.known.get(&key) {
             return Ok(*index);
         }
-        if matches!(record.content, ContentRecord::Weights) {
-            self.weights.extend_from_slice(tensor.as_bytes());
+        if let Some(bytes) = weight(&record)? {
+            let part = if bytes < LARGE_BYTES { &mut self.small } else { &mut self.large };
+            part.extend_from_slice(tensor.as_bytes());
         }
         let index = self.records.len() as u32;
         self.records.push(record);
         self.known.insert(key, index);
         Ok(index)
+    }
+
+    /// The records, and the bytes of the weights.
+    pub(crate) fn into_parts(self) -> (Vec<TensorRecord>, Vec<u8>) {
+        let mut weights = self.small;
+        weights.extend(self.large);
+        (self.records, weights)
     }
 
     fn key(&self, record: &TensorRecord, tensor: &Tensor) -> TractResult<[u8; 32]> {
@@ -59,62 +75,82 @@ impl TensorTable {
     }
 }
 
-/// Constants of at least this many bytes are read when they are needed, so that the raw and the
-/// packed form of only one of them are in memory at a time.
-pub(crate) const LATE_BYTES: u64 = 16 * 1024;
-
-/// The constants of a file, read in the order they lie there.
+/// The constants of a file: small ones are read at once, large ones in their order.
 pub(crate) struct Constants<'a> {
-    records: Vec<TensorRecord>,
     weights: &'a mut dyn Read,
-    /// Bytes of weights that were not read yet.
-    left: u64,
-    /// Constants that were read, in order; `None` once nobody will ask again.
+    /// Constants that were read; `None` before that, and once nobody will ask again.
     read: Vec<Option<Arc<Tensor>>>,
-    /// How many nodes still wait for a constant.
+    /// The places of large constants among all of them, and their forms.
+    large: Vec<(u32, Layout)>,
+    /// How many of the large ones were read.
+    passed: usize,
+    /// How many nodes still wait for a large one.
     waiting: HashMap<u32, usize>,
 }
 
 impl<'a> Constants<'a> {
     /// The constants of `records`, whose weights are the next `length` bytes of `weights`.
     pub(crate) fn new(
-        records: Vec<TensorRecord>,
+        records: &[TensorRecord],
+        symbols: &Symbols,
         weights: &'a mut dyn Read,
         length: u64,
-    ) -> Constants<'a> {
-        Constants { records, weights, left: length, read: Vec::new(), waiting: HashMap::new() }
+    ) -> TractResult<Constants<'a>> {
+        let sizes = records.iter().map(weight).collect::<TractResult<Vec<_>>>()?;
+        let stored = sizes.iter().flatten().try_fold(0u64, |all, bytes| all.checked_add(*bytes));
+        ensure!(stored == Some(length), "{length} bytes of weights for constants of {stored:?}");
+        let is_large = |bytes: u64| bytes >= LARGE_BYTES;
+        let small = sizes.iter().flatten().filter(|bytes| !is_large(**bytes)).sum();
+        let mut small = BufReader::with_capacity(SMALL_AT_ONCE, (&mut *weights).take(small));
+        let mut read = Vec::with_capacity(records.len());
+        let mut large = Vec::new();
+        for (index, (record, size)) in records.iter().zip(sizes).enumerate() {
+            read.push(if size.is_some_and(is_large) {
+                large.push((index as u32, layout(record)?));
+                None
+            } else {
+                Some(Arc::new(read_small(record, symbols, &mut small)?))
+            });
+        }
+        Ok(Constants { weights, read, large, passed: 0, waiting: HashMap::new() })
     }
 
     /// A constant, read now.
-    pub(crate) fn get(&mut self, index: u32, symbols: &Symbols) -> TractResult<Arc<Tensor>> {
-        let index = index as usize;
-        ensure!(index < self.records.len(), "there is no constant {index}");
-        while self.read.len() <= index {
-            let record = &self.records[self.read.len()];
-            let tensor = read_one(record, symbols, self.weights, &mut self.left)?;
-            self.read.push(Some(Arc::new(tensor)));
+    pub(crate) fn get(&mut self, index: u32) -> TractResult<Arc<Tensor>> {
+        let known = self.read.get(index as usize);
+        let known = known.with_context(|| format!("there is no constant {index}"))?;
+        if known.is_none()
+            && let Some(place) = self.find_large(index)
+        {
+            while self.passed <= place {
+                self.read_next()?;
+            }
         }
-        self.read[index].clone().with_context(|| format!("the constant {index} is gone"))
+        let known = self.read[index as usize].clone();
+        known.with_context(|| format!("the constant {index} is gone"))
+    }
+
+    fn find_large(&self, index: u32) -> Option<usize> {
+        self.large.binary_search_by_key(&index, |(index, _)| *index).ok()
+    }
+
+    fn read_next(&mut self) -> TractResult<()> {
+        let (index, layout) = &self.large[self.passed];
+        self.read[*index as usize] = Some(Arc::new(layout.fill(self.weights)?));
+        self.passed += 1;
+        Ok(())
     }
 
     /// What is known of a large constant that a node will [`Constants::claim`] later.
-    pub(crate) fn promise(&mut self, index: u32) -> TractResult<Option<TypedFact>> {
-        let record = self.records.get(index as usize);
-        let record = record.with_context(|| format!("there is no constant {index}"))?;
-        let is_late = matches!(record.content, ContentRecord::Weights)
-            && layout(record)?.bytes >= LATE_BYTES
-            && self.read.get(index as usize).is_none_or(Option::is_some);
-        if !is_late {
-            return Ok(None);
-        }
+    pub(crate) fn promise(&mut self, index: u32) -> Option<TypedFact> {
+        let (_, Layout { datum, shape, .. }) = &self.large[self.find_large(index)?];
         *self.waiting.entry(index).or_default() += 1;
-        let Layout { datum, shape, .. } = layout(record)?;
-        Ok(Some(TypedFact::dt_shape(datum, shape)))
+        Some(TypedFact::dt_shape(*datum, shape))
     }
 
     /// A promised constant; the last who asks for it gets the only copy.
-    pub(crate) fn claim(&mut self, index: u32, symbols: &Symbols) -> TractResult<Arc<Tensor>> {
-        let tensor = self.get(index, symbols)?;
+    pub(crate) fn claim(&mut self, index: u32) -> TractResult<Arc<Tensor>> {
+        let tensor = self.get(index)?;
         let waiting = self.waiting.get_mut(&index).context("a constant nobody waits for")?;
         *waiting -= 1;
         if *waiting == 0 {
@@ -124,11 +160,10 @@ impl<'a> Constants<'a> {
     }
 
     /// Reads what nobody asked for, so that the whole file was seen.
-    pub(crate) fn finish(mut self, symbols: &Symbols) -> TractResult<()> {
-        for record in &self.records[self.read.len()..] {
-            read_one(record, symbols, self.weights, &mut self.left)?;
+    pub(crate) fn finish(mut self) -> TractResult<()> {
+        while self.passed < self.large.len() {
+            self.read_next()?;
         }
-        ensure!(self.left == 0, "{} bytes of weights belong to no constant", self.left);
         Ok(())
     }
 }
@@ -160,13 +195,13 @@ fn layout(record: &TensorRecord) -> TractResult<Layout> {
     Ok(Layout { bytes: (volume * datum.size_of()) as u64, datum, shape, volume })
 }
 
-fn read_one(
+fn read_small(
     record: &TensorRecord,
     symbols: &Symbols,
     weights: &mut dyn Read,
-    left: &mut u64,
 ) -> TractResult<Tensor> {
-    let Layout { datum, shape, volume, bytes } = layout(record)?;
+    let layout = layout(record)?;
+    let Layout { datum, volume, .. } = layout;
     let fits = |elements: usize| -> TractResult<()> {
         ensure!(elements == volume, "a constant of {volume} elements that has {elements}");
         Ok(())
@@ -176,36 +211,36 @@ fn read_one(
             ensure!(datum == DatumType::TDim, "dimensions in a constant of {datum:?}");
             fits(dims.len())?;
             let dims: Vec<TDim> = symbols.dims(dims)?;
-            tract_ndarray::Array1::from_vec(dims).into_tensor().into_shape(&shape)
+            tract_ndarray::Array1::from_vec(dims).into_tensor().into_shape(&layout.shape)
         }
         ContentRecord::Strings(strings) => {
             ensure!(datum == DatumType::String, "text in a constant of {datum:?}");
             fits(strings.len())?;
-            tract_ndarray::Array1::from_vec(strings.clone()).into_tensor().into_shape(&shape)
+            let strings = tract_ndarray::Array1::from_vec(strings.clone());
+            strings.into_tensor().into_shape(&layout.shape)
         }
         ContentRecord::Inline(content) => {
-            ensure!(content.len() as u64 == bytes, "a constant of another length");
-            fill(datum, &shape, &mut &content[..])
+            ensure!(content.len() as u64 == layout.bytes, "a constant of another length");
+            layout.fill(&mut &content[..])
         }
-        ContentRecord::Weights => {
-            *left = left.checked_sub(bytes).context("a constant that ends after the file")?;
-            fill(datum, &shape, weights)
-        }
+        ContentRecord::Weights => layout.fill(weights),
     }
 }
 
-/// A constant of numbers from its bytes, which are known to be there.
-fn fill(datum: DatumType, shape: &[usize], from: &mut dyn Read) -> TractResult<Tensor> {
-    let is_text = matches!(datum, DatumType::TDim | DatumType::String);
-    ensure!(!is_text, "a constant of {datum:?} stored as numbers");
-    // Clearing the memory first would cost as much as reading it. Any bytes are valid numbers,
-    // and nothing but `read_exact` sees them before they are all written.
-    #[allow(unsafe_code)]
-    let mut tensor = unsafe { Tensor::uninitialized_aligned_dt(datum, shape, 16)? };
-    let bytes = tensor.as_bytes_mut();
-    from.read_exact(bytes)?;
-    // Any other byte is not a bool in Rust.
-    let is_bool = datum == DatumType::Bool;
-    ensure!(!is_bool || bytes.iter().all(|byte| *byte <= 1), "a truth value beyond 1");
-    Ok(tensor)
+impl Layout {
+    /// A constant of numbers from its bytes, which are known to be there.
+    fn fill(&self, from: &mut dyn Read) -> TractResult<Tensor> {
+        let is_text = matches!(self.datum, DatumType::TDim | DatumType::String);
+        ensure!(!is_text, "a constant of {:?} stored as numbers", self.datum);
+        // Clearing the memory first would cost as much as reading it. Any bytes are valid numbers,
+        // and nothing but `read_exact` sees them before they are all written.
+        #[allow(unsafe_code)]
+        let mut tensor = unsafe { Tensor::uninitialized_aligned_dt(self.datum, &self.shape, 16)? };
+        let bytes = tensor.as_bytes_mut();
+        from.read_exact(bytes)?;
+        // Any other byte is not a bool in Rust.
+        let is_bool = self.datum == DatumType::Bool;
+        ensure!(!is_bool || bytes.iter().all(|byte| *byte <= 1), "a truth value beyond 1");
+        Ok(tensor)
+    }
 }

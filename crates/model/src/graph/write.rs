@@ -1,11 +1,7 @@
 //! From a decluttered graph to bytes.
 
 use tract_core::internal::*;
-use tract_core::ops::einsum::einsum_matmul::merge_consecutive_same_role_axes;
 use tract_core::ops::konst::Const;
-use tract_core::ops::logic::IfThenElse;
-use tract_core::ops::nn::Softmax;
-use tract_core::ops::scan::Scan;
 
 use super::dims::{DimRecord, SymbolTable};
 use super::ops::OpRecord;
@@ -17,52 +13,11 @@ use super::tensors::TensorTable;
 pub struct Encoded {
     /// The operators and small constants.
     pub plan: Vec<u8>,
-    /// The bytes of all larger constants, in the order they are read.
+    /// The bytes of the other constants, small ones first, in the order they are read.
     pub weights: Vec<u8>,
     /// The most that tensors between operators hold at one time, in bytes; `None` where a
     /// dimension is open.
     pub activation_bytes: Option<u64>,
-}
-
-/// Does to a decluttered graph what can be done before the processor is known.
-pub fn settle(model: &mut TypedModel) -> TractResult<()> {
-    for node in &mut model.nodes {
-        if let Some(scan) = node.op.downcast_mut::<Scan>() {
-            settle(&mut scan.body)?;
-        } else if let Some(branch) = node.op.downcast_mut::<IfThenElse>() {
-            settle(&mut branch.then_body)?;
-            settle(&mut branch.else_body)?;
-        }
-    }
-    merge_consecutive_same_role_axes(model)?;
-    model.prop_consts()?;
-    softmax_over_rows(model)
-}
-
-/// Has every softmax run along the last axis: there tract computes whole rows at once, elsewhere
-/// one element after the other. On a detector with 8,400 rows that is 1 ms instead of 10.
-fn softmax_over_rows(model: &mut TypedModel) -> TractResult<()> {
-    for id in 0..model.nodes.len() {
-        let node = model.node(id);
-        let Some(softmax) = node.op_as::<Softmax>() else { continue };
-        let fact = model.outlet_fact(node.inputs[0])?;
-        let &[axis] = &*softmax.axes else { continue };
-        let has_rows = matches!(fact.datum_type, DatumType::F32 | DatumType::F16);
-        if axis + 1 >= fact.rank() || !has_rows {
-            continue;
-        }
-        let last = fact.rank() - 1;
-        let name = &node.name;
-        let mut patch = TypedModelPatch::new("softmax over rows");
-        let mut wire = patch.taps(model, &node.inputs)?;
-        let rows = Softmax { axes: tvec!(last), ..softmax.clone() };
-        wire = patch.wire_node(format!("{name}.to_rows"), AxisOp::Move(axis, last), &wire)?;
-        wire = patch.wire_node(format!("{name}.rows"), rows, &wire)?;
-        wire = patch.wire_node(name, AxisOp::Move(last, axis), &wire)?;
-        patch.shunt_outside(model, id.into(), wire[0])?;
-        patch.apply(model)?;
-    }
-    model.compact()
 }
 
 /// The bytes of a decluttered graph; the same graph gives the same bytes.
@@ -74,15 +29,16 @@ pub fn write(model: &TypedModel) -> TractResult<Encoded> {
     };
     writer.body(model)?;
     let Writer { symbols, tensors, graphs } = writer;
+    let (tensors, weights) = tensors.into_parts();
     let record = GraphsRecord {
         symbols: symbols.into_names(),
         assertions: model.symbols.all_assertions().iter().map(ToString::to_string).collect(),
-        tensors: tensors.records,
+        tensors,
         graphs,
     };
     Ok(Encoded {
         plan: postcard::to_allocvec(&record)?,
-        weights: tensors.weights,
+        weights,
         activation_bytes: activation_bytes(model),
     })
 }
