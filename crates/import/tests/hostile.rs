@@ -9,49 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use slsml_import::{Options, Shapes, import};
+use slsml_model::container::Sections;
 use slsml_model::{LoadError, Model};
-use xxhash_rust::xxh3::Xxh3;
-
-/// The head of a packaged model: offsets as `slsml_model::container` documents them.
-const HEAD: usize = 48;
-
-struct Parts {
-    header: Vec<u8>,
-    plan: Vec<u8>,
-    weights: Vec<u8>,
-}
-
-fn split(bytes: &[u8]) -> Parts {
-    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-    let header = HEAD + word(12);
-    let plan = header + word(16);
-    Parts {
-        header: bytes[HEAD..header].to_vec(),
-        plan: bytes[header..plan].to_vec(),
-        weights: bytes[plan..].to_vec(),
-    }
-}
-
-/// A file that passes every checksum.
-fn join(parts: &Parts) -> Vec<u8> {
-    let mut bytes = b"SLSMLPM\0".to_vec();
-    bytes.extend(slsml_model::container::FORMAT_VERSION.to_le_bytes());
-    bytes.extend((parts.header.len() as u32).to_le_bytes());
-    bytes.extend((parts.plan.len() as u64).to_le_bytes());
-    bytes.extend((parts.weights.len() as u64).to_le_bytes());
-    let mut front = Xxh3::new();
-    front.update(&bytes);
-    front.update(&parts.header);
-    front.update(&parts.plan);
-    bytes.extend(front.digest().to_le_bytes());
-    let mut weights = Xxh3::new();
-    weights.update(&parts.weights);
-    bytes.extend(weights.digest().to_le_bytes());
-    bytes.extend(&parts.header);
-    bytes.extend(&parts.plan);
-    bytes.extend(&parts.weights);
-    bytes
-}
 
 /// Marsaglia's xorshift: the same attacks in every run.
 struct Random(u64);
@@ -109,13 +68,12 @@ fn whatever_the_operators_say_loading_ends_in_a_model_or_an_error() {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let (mut loaded, mut refused) = (0, 0);
     for bytes in models() {
-        let parts = split(&bytes);
-        assert!(join(&parts) == bytes, "the test's idea of the format is wrong");
+        let sections = Sections::of(&bytes).unwrap();
+        assert!(sections.seal() == bytes, "sealing what was taken apart gives another file");
         for round in 0..rounds {
-            let mut plan = parts.plan.clone();
+            let mut plan = sections.plan.to_vec();
             attack(&mut plan, &mut random);
-            let Parts { header, weights, .. } = split(&bytes);
-            let attacked = join(&Parts { header, plan, weights });
+            let attacked = Sections { plan: &plan, ..sections }.seal();
             if let Some(path) = std::env::var_os("SLSML_FUZZ_KEEP") {
                 std::fs::write(path, &attacked).unwrap();
             }
@@ -134,9 +92,9 @@ fn whatever_the_operators_say_loading_ends_in_a_model_or_an_error() {
 #[test]
 fn weights_that_are_no_longer_there_are_an_error() {
     for bytes in models() {
-        let Parts { header, plan, mut weights } = split(&bytes);
-        if weights.pop().is_some() {
-            let attacked = join(&Parts { header, plan, weights });
+        let sections = Sections::of(&bytes).unwrap();
+        if let [weights @ .., _] = sections.weights {
+            let attacked = Sections { weights, ..sections }.seal();
             let error = Model::from_bytes(&attacked, Path::new("short.slsml")).unwrap_err();
             assert!(matches!(error, LoadError::Graph { .. }), "{error}");
         }

@@ -7,6 +7,7 @@
 
 mod answer;
 mod error;
+mod lift;
 mod limits;
 mod metadata;
 mod numbers;

@@ -25,13 +25,13 @@ pub(crate) fn read(
 }
 
 /// The elements of a tensor, of a known type and shape.
-pub(crate) struct Elements<'a> {
-    pub(crate) datatype: Datatype,
-    pub(crate) shape: &'a [usize],
+struct Elements<'a> {
+    datatype: Datatype,
+    shape: &'a [usize],
     /// The shape's product; one element more is an error.
-    pub(crate) expected: usize,
+    expected: usize,
     /// For how many to reserve memory beforehand.
-    pub(crate) reserve: usize,
+    reserve: usize,
 }
 
 impl Elements<'_> {
@@ -82,7 +82,7 @@ fn plain(error: &serde_json::Error) -> String {
 }
 
 /// An element type and how it may be written in JSON.
-trait Element: Sized {
+pub(crate) trait Element: Sized {
     const NAME: &'static str;
     fn from_u64(_: u64) -> Option<Self> {
         None

@@ -1,15 +1,13 @@
 //! Reading and validating an infer request.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::marker::PhantomData;
 
-use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use slsml_model::{Data, Datatype, Dim, Signature, Tensor, TensorSpec};
 
-use crate::numbers::{self, Elements};
+use crate::lift::lift;
+use crate::numbers;
 use crate::{Limits, ProtocolError};
 
 /// A request that fits the signature: the tensors in the signature's order.
@@ -23,107 +21,24 @@ pub struct InferRequest {
     pub outputs: Vec<usize>,
 }
 
-/// With `DIRECT`, data that follows its shape and datatype is parsed in the first pass. On any error
-/// the body is parsed again without it; only that pass words errors.
 #[derive(Deserialize)]
 #[serde(expecting = "an object with `inputs`")]
-struct Body<'a, const DIRECT: bool> {
+struct Body<'a> {
     id: Option<String>,
     #[serde(borrow)]
-    inputs: Vec<Given<'a, DIRECT>>,
+    inputs: Vec<Input<'a>>,
     outputs: Option<Vec<Output>>,
 }
 
-/// How an input is parsed; what it is does not depend on that.
-struct Given<'a, const DIRECT: bool>(Input<'a>);
-
 /// An input as it is given.
+#[derive(Deserialize)]
+#[serde(expecting = "an input with `name`, `shape`, `datatype` and `data`")]
 struct Input<'a> {
     name: String,
     shape: Vec<i64>,
     datatype: String,
-    data: Option<Values<'a>>,
-}
-
-enum Values<'a> {
-    Unread(&'a RawValue),
-    Read(Data),
-}
-
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "lowercase")]
-enum Field {
-    Name,
-    Shape,
-    Datatype,
-    Data,
-    #[serde(other)]
-    Other,
-}
-
-impl<'de: 'a, 'a, const DIRECT: bool> Deserialize<'de> for Given<'a, DIRECT> {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        json.deserialize_map(InputVisitor::<DIRECT>(PhantomData)).map(Given)
-    }
-}
-
-struct InputVisitor<'a, const DIRECT: bool>(PhantomData<&'a ()>);
-
-impl<'de: 'a, 'a, const DIRECT: bool> Visitor<'de> for InputVisitor<'a, DIRECT> {
-    type Value = Input<'a>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an input with `name`, `shape`, `datatype` and `data`")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut name, mut shape, mut datatype) = (None, None::<Vec<i64>>, None::<String>);
-        let mut data = None;
-        while let Some(field) = map.next_key()? {
-            match field {
-                Field::Name => set(&mut name, "name", map.next_value()?)?,
-                Field::Shape => set(&mut shape, "shape", map.next_value()?)?,
-                Field::Datatype => set(&mut datatype, "datatype", map.next_value()?)?,
-                Field::Data => {
-                    let known = shape.as_deref().zip(datatype.as_deref()).filter(|_| DIRECT);
-                    let values = match known.and_then(|(shape, datatype)| plan(shape, datatype)) {
-                        Some((datatype, shape, expected)) => {
-                            let shape = &*shape;
-                            let seed = Elements { datatype, shape, expected, reserve: 0 };
-                            Some(Values::Read(map.next_value_seed(seed)?))
-                        }
-                        None => map.next_value::<Option<&RawValue>>()?.map(Values::Unread),
-                    };
-                    set(&mut data, "data", values)?;
-                }
-                Field::Other => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(Input {
-            name: name.ok_or_else(|| A::Error::missing_field("name"))?,
-            shape: shape.ok_or_else(|| A::Error::missing_field("shape"))?,
-            datatype: datatype.ok_or_else(|| A::Error::missing_field("datatype"))?,
-            data: data.flatten(),
-        })
-    }
-}
-
-fn set<T, E: Error>(field: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
-    match field.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(E::duplicate_field(name)),
-    }
-}
-
-/// What data of this shape and type is read into, if that is clear.
-fn plan(shape: &[i64], name: &str) -> Option<(Datatype, Vec<usize>, usize)> {
-    let shape = shape.iter().map(|dim| usize::try_from(*dim).ok()).collect::<Option<Vec<_>>>()?;
-    let volume = volume(&shape)?;
-    // Texts take many times the memory of their JSON: their shape is checked first.
-    let datatype = datatype(name).filter(|datatype| *datatype != Datatype::Bytes)?;
-    Some((datatype, shape, volume))
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
 }
 
 /// The number of elements, if it can be counted.
@@ -156,24 +71,27 @@ impl InferRequest {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(bad("the body is empty; an infer request is JSON with `inputs`"));
         }
-        match serde_json::from_slice::<Body<'_, true>>(body) {
-            Ok(body) => Self::fit(body, signature, limits),
-            Err(_) => {
-                let body: Body<'_, false> = serde_json::from_slice(body)
-                    .map_err(|error| bad(format!("the body is not an infer request: {error}")))?;
-                Self::fit(body, signature, limits)
-            }
+        // Errors are worded below: what was lifted is not what was sent.
+        if let Some((rest, mut arrays)) = lift(body, signature, limits)
+            && let Ok(body) = serde_json::from_slice(&rest)
+            && let Ok(request) = Self::fit(body, signature, limits, Some(&mut arrays))
+        {
+            return Ok(request);
         }
+        let body: Body<'_> = serde_json::from_slice(body)
+            .map_err(|error| bad(format!("the body is not an infer request: {error}")))?;
+        Self::fit(body, signature, limits, None)
     }
 
-    fn fit<const DIRECT: bool>(
-        body: Body<'_, DIRECT>,
+    /// With `arrays` an input's data is a place among them.
+    fn fit(
+        body: Body<'_>,
         signature: &Signature,
         limits: &Limits,
+        arrays: Option<&mut [Option<Data>]>,
     ) -> Result<Self, ProtocolError> {
         let outputs = wanted_outputs(body.outputs.as_deref(), signature)?;
-        let given = body.inputs.into_iter().map(|Given(input)| input).collect();
-        let inputs = bind(given, signature, limits)?;
+        let inputs = bind(body.inputs, signature, limits, arrays)?;
         Ok(Self { id: body.id, inputs, outputs })
     }
 }
@@ -211,6 +129,7 @@ fn bind(
     mut given: Vec<Input<'_>>,
     signature: &Signature,
     limits: &Limits,
+    mut arrays: Option<&mut [Option<Data>]>,
 ) -> Result<Vec<Tensor>, ProtocolError> {
     let mut named: HashMap<&str, usize> = HashMap::new();
     let mut tensors = Vec::with_capacity(signature.inputs.len());
@@ -224,7 +143,7 @@ fn bind(
         })?;
         let input = given.swap_remove(at);
         let shape = check_shape(&input, spec, &mut named)?;
-        tensors.push(read_tensor(input, spec, shape, limits)?);
+        tensors.push(read_tensor(input, spec, shape, limits, arrays.as_deref_mut())?);
     }
     match given.first() {
         None => Ok(tensors),
@@ -276,6 +195,7 @@ fn read_tensor(
     spec: &TensorSpec,
     shape: Vec<usize>,
     limits: &Limits,
+    arrays: Option<&mut [Option<Data>]>,
 ) -> Result<Tensor, ProtocolError> {
     let name = &input.name;
     let datatype = datatype(&input.datatype).ok_or_else(|| {
@@ -293,10 +213,14 @@ fn read_tensor(
             "input `{name}` of shape {shape:?} has more elements than the limit of {limit}"
         ))
     })?;
-    let data = match input.data {
-        None => return Err(bad(format!("input `{name}` has no data"))),
-        Some(Values::Read(data)) => data,
-        Some(Values::Unread(raw)) => numbers::read(raw, datatype, &shape, volume)
+    let missing = || bad(format!("input `{name}` has no data"));
+    let raw = input.data.ok_or_else(missing)?;
+    let data = match arrays {
+        Some(arrays) => {
+            let place = raw.get().parse::<usize>().ok().and_then(|place| arrays.get_mut(place));
+            place.and_then(Option::take).ok_or_else(missing)?
+        }
+        None => numbers::read(raw, datatype, &shape, volume)
             .map_err(|error| bad(format!("the data of input `{name}`: {error}")))?,
     };
     let found = data.len();

@@ -137,6 +137,27 @@ proptest! {
     }
 
     #[test]
+    fn an_array_of_one_type_is_read_as_its_nested_form_is(
+        numbers in proptest::collection::vec(any::<f32>().prop_filter("JSON", |x| x.is_finite()), 1..40),
+        space in "[ \n]{0,2}",
+    ) {
+        let shape = vec![Dim::Fixed(1), Dim::Named("n".into())];
+        let inputs = vec![spec("data", Datatype::Fp32, shape)];
+        let signature = Signature { inputs, outputs: vec![] };
+        let body = |data: Value| {
+            let shape = [1, numbers.len()];
+            let input = json!({ "name": "data", "shape": shape, "datatype": "FP32", "data": data });
+            json!({ "id": "\"data\":[1]", "inputs": [input] }).to_string().replace(',', &format!(",{space}"))
+        };
+        let parse = |body: String| {
+            InferRequest::parse(body.as_bytes(), &signature, &Limits::default()).unwrap()
+        };
+        let flat = parse(body(json!(numbers)));
+        prop_assert_eq!(flat.inputs[0].data(), &slsml_model::Data::Fp32(numbers.clone()));
+        prop_assert_eq!(flat, parse(body(json!([numbers]))));
+    }
+
+    #[test]
     fn no_body_whatsoever_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = InferRequest::parse(&bytes, &signature(), &Limits::default());
     }

@@ -192,21 +192,50 @@ pub fn parts(mut bytes: &[u8]) -> Result<Vec<(String, u64)>, ContainerError> {
 /// The bytes of a packaged model's file.
 pub fn write(header: &Header, graph: &Encoded) -> Result<Vec<u8>, ContainerError> {
     let header = serde_json::to_vec(header)?;
-    let Encoded { plan, weights, .. } = graph;
-    let mut bytes = Vec::with_capacity(HEAD + header.len() + plan.len() + weights.len());
-    bytes.extend(MAGIC);
-    bytes.extend(FORMAT_VERSION.to_le_bytes());
-    bytes.extend((header.len() as u32).to_le_bytes());
-    bytes.extend((plan.len() as u64).to_le_bytes());
-    bytes.extend((weights.len() as u64).to_le_bytes());
-    bytes.extend(front_checksum(&bytes, &header, plan).to_le_bytes());
-    let mut sum = Xxh3::new();
-    sum.update(weights);
-    bytes.extend(sum.digest().to_le_bytes());
-    bytes.extend(header);
-    bytes.extend(plan);
-    bytes.extend(weights);
-    Ok(bytes)
+    Ok(Sections { header: &header, plan: &graph.plan, weights: &graph.weights }.seal())
+}
+
+/// What follows the head, whatever it holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Sections<'a> {
+    /// JSON.
+    pub header: &'a [u8],
+    /// The operators.
+    pub plan: &'a [u8],
+    /// The constants' bytes.
+    pub weights: &'a [u8],
+}
+
+impl<'a> Sections<'a> {
+    /// The sections of a file by the lengths in its head, shortened to what is there. Nothing is
+    /// checked: this is for those who attack what is.
+    pub fn of(bytes: &'a [u8]) -> Option<Sections<'a>> {
+        let (head, rest) = bytes.split_at_checked(HEAD)?;
+        let header = u32::from_le_bytes(head[12..16].try_into().ok()?) as usize;
+        let (header, rest) = rest.split_at(header.min(rest.len()));
+        let plan = usize::try_from(u64::from_le_bytes(head[16..24].try_into().ok()?)).ok()?;
+        let (plan, weights) = rest.split_at(plan.min(rest.len()));
+        Some(Sections { header, plan, weights })
+    }
+
+    /// A file of these sections, with its lengths and checksums.
+    pub fn seal(&self) -> Vec<u8> {
+        let Sections { header, plan, weights } = self;
+        let mut bytes = Vec::with_capacity(HEAD + header.len() + plan.len() + weights.len());
+        bytes.extend(MAGIC);
+        bytes.extend(FORMAT_VERSION.to_le_bytes());
+        bytes.extend((header.len() as u32).to_le_bytes());
+        bytes.extend((plan.len() as u64).to_le_bytes());
+        bytes.extend((weights.len() as u64).to_le_bytes());
+        bytes.extend(front_checksum(&bytes, header, plan).to_le_bytes());
+        let mut sum = Xxh3::new();
+        sum.update(weights);
+        bytes.extend(sum.digest().to_le_bytes());
+        bytes.extend(*header);
+        bytes.extend(*plan);
+        bytes.extend(*weights);
+        bytes
+    }
 }
 
 fn front_checksum(head: &[u8], header: &[u8], plan: &[u8]) -> u64 {

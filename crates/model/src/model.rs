@@ -21,6 +21,9 @@ const GRAPH_BYTES_PER_PLAN_BYTE: u64 = 160;
 /// What a request takes for each element of its inputs: twice some seven characters, and the number.
 const REQUEST_BYTES_PER_ELEMENT: u64 = 16;
 
+/// No request takes more: Lambda brings 6 MB at most.
+const MOST_REQUEST_BYTES: u64 = 16 << 20;
+
 /// A model that is ready to run.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -54,7 +57,7 @@ impl Model {
     /// Loads the packaged model at `path`.
     pub fn load(path: &Path) -> Result<Model, LoadError> {
         let (mut file, length) = open(path)?;
-        Model::read(&mut file, length, path, &|_| {})
+        Model::read(&mut file, length, path, &|_, _| {})
     }
 
     /// Loads the packaged model at `path` in a process that is there to serve it: the processor is
@@ -64,26 +67,27 @@ impl Model {
         processor::name_vendor();
         let (mut file, length) = open(path)?;
         heap::make_one_piece(length);
-        let model = Model::read(&mut file, length, path, &heap::touch_ahead)?;
-        let elements = model.signature().input_elements();
-        let request = (elements as u64).saturating_mul(REQUEST_BYTES_PER_ELEMENT);
-        let activations = model.header.activation_bytes.unwrap_or_default();
-        heap::touch_ahead(request.saturating_add(activations));
+        let provide = |header: &Header, to_load: u64| {
+            heap::touch_ahead(to_load.saturating_add(bytes_to_answer(header)));
+        };
+        let model = Model::read(&mut file, length, path, &provide)?;
+        // Loading took what it took: this is what is still missing.
+        heap::touch_ahead(bytes_to_answer(&model.header));
         Ok(model)
     }
 
     /// Loads a packaged model from its bytes; `path` names it in errors.
     pub fn from_bytes(mut bytes: &[u8], path: &Path) -> Result<Model, LoadError> {
         let length = bytes.len() as u64;
-        Model::read(&mut bytes, length, path, &|_| {})
+        Model::read(&mut bytes, length, path, &|_, _| {})
     }
 
-    /// `is_going_to_use` learns how many bytes of memory will be taken, as soon as that is known.
+    /// `provide` learns how many bytes of memory loading is going to take, as soon as that is known.
     fn read(
         from: &mut dyn Read,
         length: u64,
         path: &Path,
-        is_going_to_use: &dyn Fn(u64),
+        provide: &dyn Fn(&Header, u64),
     ) -> Result<Model, LoadError> {
         let container = |source| LoadError::Container { path: path.to_owned(), source };
         let front = Front::read(from, length).map_err(container)?;
@@ -97,7 +101,7 @@ impl Model {
             let graphs = Graphs::parse(&front.plan).map_err(|error| refuse(chain(&error)))?;
             let graph = (front.plan.len() as u64).saturating_mul(GRAPH_BYTES_PER_PLAN_BYTE);
             let both = front.weights_len.saturating_add(graph);
-            is_going_to_use(both.saturating_add(graphs.largest_constant()));
+            provide(&front.header, both.saturating_add(graphs.largest_constant()));
             let mut weights = Summed::new(from);
             let model = graph::load(graphs, &mut weights, front.weights_len);
             // Damage explains any other error.
@@ -129,6 +133,13 @@ impl Model {
     pub fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {
         self.plan.run(inputs)
     }
+}
+
+/// What one request and its answer take in memory.
+fn bytes_to_answer(header: &Header) -> u64 {
+    let elements = header.signature.input_elements() as u64;
+    let request = elements.saturating_mul(REQUEST_BYTES_PER_ELEMENT).min(MOST_REQUEST_BYTES);
+    request.saturating_add(header.activation_bytes.unwrap_or_default())
 }
 
 fn open(path: &Path) -> Result<(File, u64), LoadError> {

@@ -3,11 +3,12 @@
 //! Function URLs, API Gateway (v1 and v2) and load balancers wrap an HTTP request; a direct
 //! `Invoke` may bring the infer request itself.
 
+use std::pin::Pin;
 use std::time::Instant;
 
 use http::Response;
 use lambda_http::request::LambdaRequest;
-use lambda_http::{Adapter, Request, RequestExt};
+use lambda_http::{Adapter, Body, IntoResponse, Request, RequestExt};
 use lambda_runtime::{Context, Diagnostic, LambdaEvent, Service as _, service_fn};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
@@ -157,15 +158,28 @@ async fn http(
     Ok((status, error, reply))
 }
 
-fn response(answer: Answer) -> Result<Response<String>, Diagnostic> {
-    let body = String::from_utf8(answer.body).map_err(|error| internal(&error.to_string()))?;
-    let mut response = Response::new(body);
-    *response.status_mut() = http::StatusCode::from_u16(answer.status)
+fn response(answer: Answer) -> Result<Json, Diagnostic> {
+    let status = http::StatusCode::from_u16(answer.status)
         .unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
-    response
-        .headers_mut()
-        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    Ok(response)
+    let body = String::from_utf8(answer.body).map_err(|error| internal(&error.to_string()))?;
+    Ok(Json { status, body })
+}
+
+/// JSON as it is. Of other bodies lambda_http asks their character set and copies them.
+struct Json {
+    status: http::StatusCode,
+    body: String,
+}
+
+impl IntoResponse for Json {
+    fn into_response(self) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+        let mut response = Response::new(Body::Text(self.body));
+        *response.status_mut() = self.status;
+        response
+            .headers_mut()
+            .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        Box::pin(std::future::ready(response))
+    }
 }
 
 fn route(service: &Service, request: Request) -> Answer {

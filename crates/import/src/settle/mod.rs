@@ -2,6 +2,7 @@
 //! function in fewer steps, and in the forms that tract's kernels run fastest.
 
 mod affine;
+mod constants;
 mod hard_swish;
 mod softmax;
 mod step;
@@ -19,7 +20,8 @@ pub(crate) fn settle(model: &mut TypedModel) -> TractResult<()> {
     affine::fold_after(model)?;
     merge_consecutive_same_role_axes(model)?;
     model.prop_consts()?;
-    softmax::over_rows(model)
+    softmax::over_rows(model)?;
+    constants::share(model)
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use tract_core::tract_data::TooEarly;
 
 use super::decisions::{Decisions, Replacement};
 use super::late::Late;
+use super::pad;
 
 /// Changes per node, many times what real models need: ends what would never end.
 const MAX_CHANGES_PER_NODE: usize = 64;
@@ -67,6 +68,7 @@ pub(crate) fn lower(mut model: TypedModel, read: ReadLate<'_>) -> TractResult<Ty
         }
     }
     let mut model = lowering.model;
+    pad::replace(&mut model);
     tell_apart(&mut model);
     Ok(model)
 }
@@ -253,12 +255,7 @@ impl Lowering<'_> {
     /// drops what nothing reads any more.
     fn apply(&mut self, patch: TypedModelPatch) -> TractResult<()> {
         self.count()?;
-        if !patch.inputs.is_empty() {
-            let first_new = self.model.nodes.len();
-            patch.apply(&mut self.model)?;
-            self.new.extend(first_new..self.model.nodes.len());
-            return Ok(());
-        }
+        ensure!(patch.inputs.is_empty(), "a change that adds inputs");
         let TypedModelPatch { model: patch, taps: mut mapping, shunts, obliterate, .. } = patch;
         let mut edges = Vec::new();
         for node in patch.nodes {

@@ -15,6 +15,7 @@ pub mod extra;
 mod late;
 mod lower;
 mod ops;
+mod pad;
 mod read;
 mod record;
 mod tensors;
