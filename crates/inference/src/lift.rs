@@ -1,5 +1,5 @@
-//! The bulk of a request is flat arrays of numbers. They are lifted out of its text and read here, at
-//! three times the speed of a general parser, which then reads the little that is left. Whatever is
+//! The bulk of a request is flat arrays of numbers. They are lifted out of its text and read here,
+//! faster than by a general parser, which then reads the little that is left. Whatever is
 //! unusual is left to the general parser altogether.
 
 use slsml_model::{Data, Datatype, Dim, Signature};
@@ -7,7 +7,7 @@ use slsml_model::{Data, Datatype, Dim, Signature};
 use crate::Limits;
 use crate::numbers::Element;
 
-/// A number with more digits is left to the general parser; so many always fit 64 bits.
+/// A longer number is left to the general parser; so many digits always fit 64 bits.
 const MOST_DIGITS: usize = 18;
 
 /// Powers of ten that are exact, as far as a number of [`MOST_DIGITS`] needs them.
@@ -46,12 +46,12 @@ pub(crate) fn lift(
         if body.get(value) != Some(&b'[') {
             return None;
         }
-        let mut text = Text { bytes: body, at: value + 1 };
-        let data = text.data(datatype, reserve, limits.elements)?;
+        let after = value + 1;
+        let (data, length) = data(datatype, &body[after..], reserve, limits.elements)?;
         rest.extend_from_slice(&body[copied..value]);
         rest.extend_from_slice(arrays.len().to_string().as_bytes());
         arrays.push(Some(data));
-        at = text.at;
+        at = after + length;
         copied = at;
     }
     rest.extend_from_slice(&body[copied..]);
@@ -85,102 +85,109 @@ enum Number {
     Float(f64),
 }
 
-/// A place in a text.
-struct Text<'a> {
-    bytes: &'a [u8],
-    at: usize,
+/// An array of a datatype, after its opening bracket, and where it ends.
+fn data(datatype: Datatype, text: &[u8], reserve: usize, most: usize) -> Option<(Data, usize)> {
+    fn read<T: Element>(
+        kind: fn(Vec<T>) -> Data,
+        text: &[u8],
+        reserve: usize,
+        most: usize,
+    ) -> Option<(Data, usize)> {
+        array(text, reserve, most).map(|(elements, end)| (kind(elements), end))
+    }
+    match datatype {
+        Datatype::Uint8 => read(Data::Uint8, text, reserve, most),
+        Datatype::Uint16 => read(Data::Uint16, text, reserve, most),
+        Datatype::Uint32 => read(Data::Uint32, text, reserve, most),
+        Datatype::Uint64 => read(Data::Uint64, text, reserve, most),
+        Datatype::Int8 => read(Data::Int8, text, reserve, most),
+        Datatype::Int16 => read(Data::Int16, text, reserve, most),
+        Datatype::Int32 => read(Data::Int32, text, reserve, most),
+        Datatype::Int64 => read(Data::Int64, text, reserve, most),
+        Datatype::Fp32 => read(Data::Fp32, text, reserve, most),
+        Datatype::Fp64 => read(Data::Fp64, text, reserve, most),
+        Datatype::Fp16 | Datatype::Bool | Datatype::Bytes => None,
+    }
 }
 
-impl Text<'_> {
-    /// An array of a datatype, after its opening bracket.
-    fn data(&mut self, datatype: Datatype, reserve: usize, most: usize) -> Option<Data> {
-        Some(match datatype {
-            Datatype::Uint8 => Data::Uint8(self.array(reserve, most)?),
-            Datatype::Uint16 => Data::Uint16(self.array(reserve, most)?),
-            Datatype::Uint32 => Data::Uint32(self.array(reserve, most)?),
-            Datatype::Uint64 => Data::Uint64(self.array(reserve, most)?),
-            Datatype::Int8 => Data::Int8(self.array(reserve, most)?),
-            Datatype::Int16 => Data::Int16(self.array(reserve, most)?),
-            Datatype::Int32 => Data::Int32(self.array(reserve, most)?),
-            Datatype::Int64 => Data::Int64(self.array(reserve, most)?),
-            Datatype::Fp32 => Data::Fp32(self.array(reserve, most)?),
-            Datatype::Fp64 => Data::Fp64(self.array(reserve, most)?),
-            Datatype::Fp16 | Datatype::Bool | Datatype::Bytes => return None,
-        })
-    }
-
-    fn array<T: Element>(&mut self, reserve: usize, most: usize) -> Option<Vec<T>> {
-        // Two bytes are the least an element takes.
-        let mut all = Vec::with_capacity(reserve.min((self.bytes.len() - self.at) / 2 + 1));
-        loop {
-            self.at = after_space(self.bytes, self.at);
-            let element = match self.number()? {
-                Number::Natural(value) => T::from_u64(value),
-                Number::Negative(value) => T::from_i64(value),
-                Number::Float(value) => T::from_float(value),
-            };
-            if all.len() == most {
-                return None;
-            }
-            all.push(element?);
-            self.at = after_space(self.bytes, self.at);
-            self.at += 1;
-            match self.bytes.get(self.at - 1)? {
-                b',' => {}
-                b']' => return Some(all),
-                _ => return None,
-            }
-        }
-    }
-
-    fn number(&mut self) -> Option<Number> {
-        let start = self.at;
-        let is_negative = self.bytes.get(self.at) == Some(&b'-');
-        self.at += usize::from(is_negative);
-        let mut digits = 0;
-        let whole = self.digits(&mut digits)?;
-        if whole > 1 && self.bytes[self.at - whole] == b'0' {
+/// The elements up to the closing bracket, no more than `most`, and where it ends.
+fn array<T: Element>(text: &[u8], reserve: usize, most: usize) -> Option<(Vec<T>, usize)> {
+    // Two bytes are the least an element takes.
+    let mut all = Vec::with_capacity(reserve.min(text.len() / 2 + 1));
+    let mut at = 0;
+    loop {
+        let (number, end) = number(text, after_space(text, at))?;
+        let element = match number {
+            Number::Natural(value) => T::from_u64(value),
+            Number::Negative(value) => T::from_i64(value),
+            Number::Float(value) => T::from_float(value),
+        };
+        if all.len() == most {
             return None;
         }
-        let mut decimals = None;
-        if self.bytes.get(self.at) == Some(&b'.') {
-            self.at += 1;
-            decimals = Some(self.digits(&mut digits)?);
+        all.push(element?);
+        let end = after_space(text, end);
+        at = end + 1;
+        match text.get(end)? {
+            b',' => {}
+            b']' => return Some((all, at)),
+            _ => return None,
         }
-        if matches!(self.bytes.get(self.at), Some(b'e' | b'E')) {
-            return self.with_exponent(start);
-        }
-        if whole + decimals.unwrap_or_default() > MOST_DIGITS {
-            return None;
-        }
-        let sign = if is_negative { -1.0 } else { 1.0 };
-        Some(match decimals {
-            Some(decimals) => Number::Float(sign * (digits as f64) / POWERS[decimals]),
-            None if !is_negative => Number::Natural(digits),
-            // A zero has a sign among floats only.
-            None if digits == 0 => Number::Float(-0.0),
-            None => Number::Negative(-i64::try_from(digits).ok()?),
-        })
     }
+}
 
-    /// How many digits come next; at least one. Their value is meaningful if they are few.
-    fn digits(&mut self, value: &mut u64) -> Option<usize> {
-        let start = self.at;
-        while let Some(digit @ b'0'..=b'9') = self.bytes.get(self.at) {
-            *value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
-            self.at += 1;
-        }
-        (self.at > start).then(|| self.at - start)
+/// A number, and where it ends.
+#[inline(always)]
+fn number(text: &[u8], start: usize) -> Option<(Number, usize)> {
+    let is_negative = text.get(start) == Some(&b'-');
+    let whole = start + usize::from(is_negative);
+    let (mut value, point) = digits(text, whole, 0)?;
+    if text[whole] == b'0' && point > whole + 1 {
+        return None;
     }
+    let (mut decimals, mut end) = (None, point);
+    if text.get(point) == Some(&b'.') {
+        (value, end) = digits(text, point + 1, value)?;
+        decimals = Some(end - point - 1);
+    }
+    if matches!(text.get(end), Some(b'e' | b'E')) {
+        return with_exponent(text, start, end);
+    }
+    if end - whole > MOST_DIGITS {
+        return None;
+    }
+    let sign = if is_negative { -1.0 } else { 1.0 };
+    let number = match decimals {
+        Some(decimals) => Number::Float(sign * (value as f64) / POWERS[decimals]),
+        None if !is_negative => Number::Natural(value),
+        // A zero has a sign among floats only.
+        None if value == 0 => Number::Float(-0.0),
+        None => Number::Negative(-i64::try_from(value).ok()?),
+    };
+    Some((number, end))
+}
 
-    /// A number that began at `start` and whose exponent comes next.
-    fn with_exponent(&mut self, start: usize) -> Option<Number> {
-        self.at += 1;
-        self.at += usize::from(matches!(self.bytes.get(self.at), Some(b'+' | b'-')));
-        self.digits(&mut 0)?;
-        let text = std::str::from_utf8(self.bytes.get(start..self.at)?).ok()?;
-        text.parse().ok().map(Number::Float)
+/// The digits that come next, at least one, after those in `value`; and where they end. The value is
+/// meaningful if they are few.
+#[inline(always)]
+fn digits(text: &[u8], start: usize, mut value: u64) -> Option<(u64, usize)> {
+    let mut at = start;
+    while let Some(digit) =
+        text.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10)
+    {
+        value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
+        at += 1;
     }
+    (at > start).then_some((value, at))
+}
+
+/// A number from `start` whose exponent begins at `mark`.
+#[cold]
+fn with_exponent(text: &[u8], start: usize, mark: usize) -> Option<(Number, usize)> {
+    let sign = usize::from(matches!(text.get(mark + 1), Some(b'+' | b'-')));
+    let (_, end) = digits(text, mark + 1 + sign, 0)?;
+    let number = std::str::from_utf8(&text[start..end]).ok()?;
+    number.parse().ok().map(|number| (Number::Float(number), end))
 }
 
 #[cfg(test)]
@@ -188,9 +195,8 @@ mod tests {
     use super::*;
 
     fn floats(text: &str) -> Option<Vec<f64>> {
-        let mut text = Text { bytes: text.as_bytes(), at: 0 };
-        let numbers = text.array(0, 100)?;
-        assert_eq!(text.at, text.bytes.len(), "the array's end");
+        let (numbers, end) = array(text.as_bytes(), 0, 100)?;
+        assert_eq!(end, text.len(), "the array's end");
         Some(numbers)
     }
 

@@ -137,8 +137,7 @@ impl Reader<'_> {
         self.nodes += record.nodes.len();
         ensure!(self.nodes <= MAX_NODES, "more than {MAX_NODES} nodes");
         let mut model = TypedModel { symbols: self.scope.clone(), ..TypedModel::default() };
-        // Lowering adds some: a node takes 1.6 kB, and all would be copied.
-        model.nodes.reserve(record.nodes.len() + record.nodes.len() / 2);
+        model.nodes.reserve(record.nodes.len());
         for node in record.nodes {
             let name = node.name.clone();
             self.node(&mut model, node).with_context(|| format!("in the node `{name}`"))?;
