@@ -2,7 +2,7 @@
 //! faster than by a general parser, which then reads the little that is left. Whatever is
 //! unusual is left to the general parser altogether.
 
-use slsml_model::{Data, Datatype, Dim, Signature};
+use slsml_model::{Data, Datatype, Signature, TensorSpec};
 
 use crate::Limits;
 use crate::numbers::Element;
@@ -29,7 +29,8 @@ pub(crate) fn lift(
     if signature.inputs.iter().any(|input| input.datatype != datatype) {
         return None;
     }
-    let reserve = most_elements(signature).min(limits.elements);
+    let largest = signature.inputs.iter().map(TensorSpec::least_elements).max();
+    let reserve = largest.unwrap_or_default().min(limits.elements);
     let (mut rest, mut arrays) = (Vec::new(), Vec::new());
     let (mut copied, mut at) = (0, 0);
     while let Some(found) = body[at..].windows(KEY.len()).position(|bytes| bytes == KEY) {
@@ -56,19 +57,6 @@ pub(crate) fn lift(
     }
     rest.extend_from_slice(&body[copied..]);
     (!arrays.is_empty()).then_some((rest, arrays))
-}
-
-/// How many elements the largest input has, named dimensions one long.
-fn most_elements(signature: &Signature) -> usize {
-    let length = |dim: &Dim| match dim {
-        Dim::Fixed(length) => *length,
-        Dim::Named(_) => 1,
-    };
-    let elements = signature
-        .inputs
-        .iter()
-        .map(|input| input.shape.iter().map(length).fold(1, usize::saturating_mul));
-    elements.max().unwrap_or(1)
 }
 
 fn after_space(bytes: &[u8], mut at: usize) -> usize {

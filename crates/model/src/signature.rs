@@ -26,7 +26,7 @@ impl Signature {
 
     /// How many elements the inputs have, named dimensions one long.
     pub(crate) fn input_elements(&self) -> usize {
-        let elements = self.inputs.iter().map(|spec| spec.least().1.unwrap_or(usize::MAX));
+        let elements = self.inputs.iter().map(TensorSpec::least_elements);
         elements.fold(0, usize::saturating_add)
     }
 }
@@ -41,6 +41,11 @@ impl TensorSpec {
         let shape: Vec<usize> = self.shape.iter().map(length).collect();
         let elements = shape.iter().try_fold(1usize, |all, dim| all.checked_mul(*dim));
         (shape, elements)
+    }
+
+    /// How many elements it has, named dimensions one long.
+    pub fn least_elements(&self) -> usize {
+        self.least().1.unwrap_or(usize::MAX)
     }
 
     fn zeros(&self, limit: usize) -> Option<Tensor> {

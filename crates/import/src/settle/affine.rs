@@ -80,8 +80,7 @@ pub(super) fn fold_before(model: &mut TypedModel) -> TractResult<()> {
         if line.steps == 0 {
             continue;
         }
-        let Some(factor) = line.factor.single() else { continue };
-        let Some(weights) = product.times(&Coefficients::uniform(factor)) else { continue };
+        let Some(weights) = product.times(&line.factor) else { continue };
         let summand = if line.summand.is_all(0.0) {
             Coefficients::uniform(0.0)
         } else if let (Some(sums), Some(by)) = (product.sums(model, id), line.summand.single()) {
@@ -171,13 +170,12 @@ impl Product {
         if einsum.q_params.is_some() || node.inputs.len() != 2 {
             return None;
         }
-        let is_const = |slot: usize| own_constant(model, node.inputs[slot]).is_some();
-        let (data, weights) = match (is_const(0), is_const(1)) {
-            (false, true) => (0, 1),
-            (true, false) => (1, 0),
+        let constant = |slot: usize| own_constant(model, node.inputs[slot]);
+        let (data, weights, values) = match (constant(0), constant(1)) {
+            (None, Some(values)) => (0, 1, values),
+            (Some(values), None) => (1, 0, values),
             _ => return None,
         };
-        let values = own_constant(model, node.inputs[weights])?;
         let axis_of = |out: usize| {
             let axis = einsum.axes.iter_all_axes().find(|axis| axis.outputs[0].contains(&out))?;
             match &*axis.inputs[weights] {
