@@ -96,20 +96,25 @@ impl<'a> Constants<'a> {
         weights: &'a mut dyn Read,
         length: u64,
     ) -> TractResult<Constants<'a>> {
-        let sizes = records.iter().map(weight).collect::<TractResult<Vec<_>>>()?;
-        let stored = sizes.iter().flatten().try_fold(0u64, |all, bytes| all.checked_add(*bytes));
+        let layouts = records.iter().map(layout).collect::<TractResult<Vec<_>>>()?;
+        let sizes = records
+            .iter()
+            .zip(&layouts)
+            .filter(|(record, _)| matches!(record.content, ContentRecord::Weights))
+            .map(|(_, layout)| layout.bytes);
+        let stored = sizes.clone().try_fold(0u64, |all, bytes| all.checked_add(bytes));
         ensure!(stored == Some(length), "{length} bytes of weights for constants of {stored:?}");
-        let is_large = |bytes: u64| bytes >= LARGE_BYTES;
-        let small = sizes.iter().flatten().filter(|bytes| !is_large(**bytes)).sum();
+        let small = sizes.filter(|bytes| *bytes < LARGE_BYTES).sum();
         let mut small = BufReader::with_capacity(SMALL_AT_ONCE, (&mut *weights).take(small));
         let mut read = Vec::with_capacity(records.len());
         let mut large = Vec::new();
-        for (index, (record, size)) in records.iter().zip(sizes).enumerate() {
-            read.push(if size.is_some_and(is_large) {
-                large.push((index as u32, layout(record)?));
+        for (index, (record, layout)) in records.iter().zip(layouts).enumerate() {
+            let is_stored = matches!(record.content, ContentRecord::Weights);
+            read.push(if is_stored && layout.bytes >= LARGE_BYTES {
+                large.push((index as u32, layout));
                 None
             } else {
-                Some(Arc::new(read_small(record, symbols, &mut small)?))
+                Some(Arc::new(read_small(record, &layout, symbols, &mut small)?))
             });
         }
         Ok(Constants { weights, read, large, passed: 0, waiting: HashMap::new() })
@@ -197,11 +202,11 @@ fn layout(record: &TensorRecord) -> TractResult<Layout> {
 
 fn read_small(
     record: &TensorRecord,
+    layout: &Layout,
     symbols: &Symbols,
     weights: &mut dyn Read,
 ) -> TractResult<Tensor> {
-    let layout = layout(record)?;
-    let Layout { datum, volume, .. } = layout;
+    let Layout { datum, volume, .. } = *layout;
     let fits = |elements: usize| -> TractResult<()> {
         ensure!(elements == volume, "a constant of {volume} elements that has {elements}");
         Ok(())
