@@ -61,11 +61,14 @@ fn arrows_point_down_only() {
     let none: BTreeSet<String> = BTreeSet::new();
     assert_eq!(own("slsml-local"), none);
     assert_eq!(own("slsml-release"), none);
-    assert_eq!(own("slsml-model"), none);
+    assert_eq!(own("slsml-kernels"), none);
     let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-    assert_eq!(own("slsml-inference"), set(&["slsml-model"]));
-    assert_eq!(own("slsml-import"), set(&["slsml-model"]));
-    assert_eq!(own("slsml-package"), set(&["slsml-model"]));
-    assert_eq!(own("slsml-lambda"), set(&["slsml-model", "slsml-package", "slsml-release"]));
-    assert_eq!(own("slsml-bootstrap"), set(&["slsml-inference", "slsml-model"]));
+    assert_eq!(own("slsml-model"), set(&["slsml-kernels"]));
+    for package in ["slsml-inference", "slsml-import", "slsml-package"] {
+        assert_eq!(own(package), set(&["slsml-kernels", "slsml-model"]), "{package}");
+    }
+    let below = ["slsml-kernels", "slsml-model", "slsml-package", "slsml-release"];
+    assert_eq!(own("slsml-lambda"), set(&below));
+    let below = ["slsml-inference", "slsml-kernels", "slsml-model"];
+    assert_eq!(own("slsml-bootstrap"), set(&below));
 }

@@ -1,7 +1,7 @@
 //! Decisions tract made before: deep networks ask it the same question hundreds of times.
 //!
 //! What some operators become depends on nothing but the operator and its inputs' types and
-//! shapes. Such an answer is kept when it is one operator in place of another on the same inputs.
+//! shapes. Such an answer is kept when it puts operators in the place of one.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,47 +14,117 @@ use tract_core::ops::einsum::einsum_matmul::EinSumMatMul;
 /// Looking through more answers than this may cost more than asking.
 const MAX_DECISIONS_PER_KEY: usize = 64;
 
-/// One operator in place of another.
+/// An operator, and what others read before it, in place of one.
 #[derive(Clone, Debug)]
 pub(super) struct Replacement {
+    /// Operators that prepare inputs; each is read by a later one.
+    pub(super) before: TVec<Step>,
+    /// The operator whose outputs are the old one's.
+    pub(super) last: Step,
+}
+
+/// One of the operators of a replacement.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
     pub(super) op: Box<dyn TypedOp>,
-    /// Which of the old inputs each new one is.
-    pub(super) inputs: TVec<usize>,
+    pub(super) inputs: TVec<From>,
     pub(super) facts: TVec<TypedFact>,
 }
 
+/// What a step reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    /// An input of the operator that is replaced.
+    Input(usize),
+    /// An output of an earlier step.
+    Step { index: usize, slot: usize },
+}
+
 impl Replacement {
-    /// What the patch does to `node`, if it only puts one operator in its place.
+    /// One operator on the same inputs.
+    pub(super) fn by(op: Box<dyn TypedOp>, inputs: usize, facts: TVec<TypedFact>) -> Replacement {
+        let inputs = (0..inputs).map(From::Input).collect();
+        Replacement { before: tvec!(), last: Step { op, inputs, facts } }
+    }
+
+    /// What the patch does to `node`, if it only puts operators in its place.
     pub(super) fn of(node: &TypedNode, patch: &TypedModelPatch) -> Option<Replacement> {
         // Which of two equal inputs a new one is cannot be told.
         let mut inputs = node.inputs.iter().enumerate();
         let distinct = inputs.all(|(slot, input)| !node.inputs[..slot].contains(input));
         let plain = distinct && patch.inputs.is_empty() && patch.shunts.len() == node.outputs.len();
+        if !plain {
+            return None;
+        }
         let is_tap = |new: &&TypedNode| patch.taps.contains_key(&OutletId::new(new.id, 0));
-        let mut made = patch.model.nodes.iter().filter(|new| !is_tap(new));
-        let (Some(new), None, true) = (made.next(), made.next(), plain) else { return None };
+        let made: TVec<&TypedNode> = patch.model.nodes.iter().filter(|new| !is_tap(new)).collect();
+        let (last, before) = made.split_last()?;
+        // Only of products is it known that what comes before them depends on no more.
+        if !before.is_empty() && !node.op_is::<EinSumMatMul>() {
+            return None;
+        }
         let in_place = (0..node.outputs.len()).all(|slot| {
-            patch.shunts.get(&OutletId::new(node.id, slot)) == Some(&OutletId::new(new.id, slot))
+            patch.shunts.get(&OutletId::new(node.id, slot)) == Some(&OutletId::new(last.id, slot))
         });
-        let inputs = new.inputs.iter().map(|input| {
-            let tapped = patch.taps.get(input)?;
-            node.inputs.iter().position(|old| old == tapped)
-        });
-        let inputs = inputs.collect::<Option<TVec<usize>>>()?;
-        let same_inputs = inputs.len() == node.inputs.len();
-        (in_place && same_inputs).then(|| Replacement {
-            op: new.op.clone(),
-            inputs,
-            facts: new.outputs.iter().map(|outlet| outlet.fact.clone()).collect(),
-        })
+        let from = |input: &OutletId| {
+            if let Some(tapped) = patch.taps.get(input) {
+                return node.inputs.iter().position(|old| old == tapped).map(From::Input);
+            }
+            let index = before.iter().position(|step| step.id == input.node)?;
+            Some(From::Step { index, slot: input.slot })
+        };
+        let step = |new: &&TypedNode| {
+            let facts: TVec<TypedFact> =
+                new.outputs.iter().map(|outlet| outlet.fact.clone()).collect();
+            // A value is its own model's, not another's.
+            if !before.is_empty() && facts.iter().any(|fact| fact.konst.is_some()) {
+                return None;
+            }
+            let inputs = new.inputs.iter().map(from).collect::<Option<_>>()?;
+            Some(Step { op: new.op.clone(), inputs, facts })
+        };
+        let reads_all = !before.is_empty() || last.inputs.len() == node.inputs.len();
+        if !in_place || !reads_all {
+            return None;
+        }
+        let before = before.iter().map(step).collect::<Option<_>>()?;
+        Some(Replacement { before, last: step(last)? })
     }
+}
+
+/// What a question says of an input: a product packs a constant otherwise than what comes by.
+#[derive(Debug)]
+struct Asked {
+    datum: DatumType,
+    shape: ShapeFact,
+    packed_once: bool,
+}
+
+impl Asked {
+    fn of(node: &TypedNode, fact: &TypedFact) -> Asked {
+        Asked {
+            datum: fact.datum_type,
+            shape: fact.shape.clone(),
+            packed_once: packed_once(node, fact),
+        }
+    }
+
+    fn is(&self, node: &TypedNode, fact: &TypedFact) -> bool {
+        self.datum == fact.datum_type
+            && self.shape == fact.shape
+            && self.packed_once == packed_once(node, fact)
+    }
+}
+
+fn packed_once(node: &TypedNode, fact: &TypedFact) -> bool {
+    node.op_is::<EinSumMatMul>() && fact.konst.is_some()
 }
 
 /// A question and its answer.
 #[derive(Debug)]
 struct Decision {
     op: Box<dyn TypedOp>,
-    inputs: TVec<(DatumType, ShapeFact)>,
+    inputs: TVec<Asked>,
     answer: Replacement,
 }
 
@@ -93,10 +163,8 @@ impl Decisions {
         let asked_so = |decision: &&Decision| {
             let mut inputs = node.inputs.iter().zip(&decision.inputs);
             decision.inputs.len() == node.inputs.len()
-                && inputs.all(|(input, (datum, shape))| {
-                    model
-                        .outlet_fact(*input)
-                        .is_ok_and(|fact| fact.datum_type == *datum && fact.shape == *shape)
+                && inputs.all(|(input, asked)| {
+                    model.outlet_fact(*input).is_ok_and(|fact| asked.is(node, fact))
                 })
                 && decision.op.as_op().dyn_eq(node.op.as_op())
         };
@@ -113,7 +181,7 @@ impl Decisions {
     ) -> TractResult<()> {
         let inputs = node.inputs.iter().map(|input| {
             let fact = model.outlet_fact(*input)?;
-            Ok((fact.datum_type, fact.shape.clone()))
+            Ok(Asked::of(node, fact))
         });
         let inputs = inputs.collect::<TractResult<_>>()?;
         let decision = Decision { op: node.op.clone(), inputs, answer: answer.clone() };

@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use tract_core::internal::*;
 use tract_core::ops::array::{MultiBroadcastTo, Pad};
 use tract_core::ops::cast::Cast;
+use tract_core::ops::cnn::Conv;
 use tract_core::ops::dummy::Dummy;
 use tract_core::ops::konst::Const;
 use tract_core::ops::matmul::pack::{OptMatMulPack, OptSimpleMatMulPack};
@@ -19,9 +20,10 @@ use tract_core::ops::source::TypedSource;
 use tract_core::optim::CONST_FOLD_MEM_BUDGET;
 use tract_core::tract_data::TooEarly;
 
-use super::decisions::{Decisions, Replacement};
+use super::convolve;
+use super::decisions::{Decisions, From, Replacement};
 use super::late::Late;
-use super::pad;
+use super::{pad, sums};
 
 /// Changes per node, many times what real models need: ends what would never end.
 const MAX_CHANGES_PER_NODE: usize = 64;
@@ -69,6 +71,7 @@ pub(crate) fn lower(mut model: TypedModel, read: ReadLate<'_>) -> TractResult<Ty
     }
     let mut model = lowering.model;
     pad::replace(&mut model);
+    sums::replace(&mut model);
     tell_apart(&mut model);
     Ok(model)
 }
@@ -151,7 +154,15 @@ impl Lowering<'_> {
             let known = known.clone();
             return self.replace(id, known).map(|()| true);
         }
-        let Some(patch) = pass.change(&self.model, node)? else { return Ok(false) };
+        if pass == Pass::Codegen
+            && let Some(ours) = convolve::depthwise(&self.model, node)?
+        {
+            return self.replace(id, ours).map(|()| true);
+        }
+        let Some(mut patch) = pass.change(&self.model, node)? else { return Ok(false) };
+        if let Some(conv) = node.op_as::<Conv>() {
+            convolve::replace_unrolling(conv, &mut patch)?;
+        }
         if let Some(key) = key
             && let Some(replacement) = Replacement::of(node, &patch)
         {
@@ -164,24 +175,42 @@ impl Lowering<'_> {
         self.apply(patch).map(|()| true)
     }
 
-    /// Puts another operator in a node's place.
+    /// Puts other operators in a node's place.
     fn replace(&mut self, id: usize, by: Replacement) -> TractResult<()> {
         self.count()?;
         let node = &mut self.model.nodes[id];
-        node.op = by.op;
-        for (outlet, fact) in node.outputs.iter_mut().zip(by.facts) {
+        node.op = by.last.op;
+        for (outlet, fact) in node.outputs.iter_mut().zip(by.last.facts) {
             outlet.fact = fact;
         }
-        if by.inputs.iter().copied().eq(0..by.inputs.len()) {
+        let same = (0..node.inputs.len()).map(From::Input);
+        if by.last.inputs.iter().copied().eq(same) {
             return Ok(());
         }
         let old = std::mem::take(&mut node.inputs);
-        for input in &old {
-            let outlet = &mut self.model.nodes[input.node].outputs[input.slot];
-            outlet.successors.retain(|inlet| inlet.node != id);
+        self.release(id, &old);
+        let mut steps: TVec<usize> = tvec!();
+        for step in by.before {
+            let inputs = resolve(&step.inputs, &old, &steps);
+            let outputs = step.facts.into_iter();
+            let outputs = outputs.map(|fact| Outlet { fact, successors: tvec!() }).collect();
+            let name = self.model.nodes[id].name.clone();
+            let node = TypedNode { id: 0, name, inputs: vec![], op: step.op, outputs };
+            steps.push(match self.twin(&node, &inputs) {
+                Some(twin) => twin,
+                None => {
+                    let id = self.add(node);
+                    self.connect(id, &inputs)?;
+                    id
+                }
+            });
         }
-        for (slot, from) in by.inputs.into_iter().enumerate() {
-            self.model.add_edge(old[from], InletId::new(id, slot))?;
+        self.connect(id, &resolve(&by.last.inputs, &old, &steps))
+    }
+
+    fn connect(&mut self, id: usize, inputs: &[OutletId]) -> TractResult<()> {
+        for (slot, from) in inputs.iter().enumerate() {
+            self.model.add_edge(*from, InletId::new(id, slot))?;
         }
         Ok(())
     }
@@ -377,6 +406,15 @@ impl Lowering<'_> {
         }
         inputs.iter().map(|input| input.node).collect()
     }
+}
+
+/// The outlets that a step of a replacement reads.
+fn resolve(from: &[From], old: &[OutletId], steps: &[usize]) -> TVec<OutletId> {
+    let outlet = |from: &From| match *from {
+        From::Input(slot) => old[slot],
+        From::Step { index, slot } => OutletId::new(steps[index], slot),
+    };
+    from.iter().map(outlet).collect()
 }
 
 /// What moves or packs data. Whatever else could be computed beforehand was, when the file was

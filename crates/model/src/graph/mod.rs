@@ -7,6 +7,7 @@
 //! parsed and no shape is guessed; `docs/load-path.md` has the measurements behind it.
 
 mod check;
+mod convolve;
 mod datum;
 mod decisions;
 mod dft;
@@ -18,6 +19,7 @@ mod ops;
 mod pad;
 mod read;
 mod record;
+mod sums;
 mod tensors;
 mod write;
 
