@@ -29,6 +29,27 @@ impl Panel<'_> {
             !self.columns.is_empty() && self.columns.len() <= width,
             "columns beyond the panel"
         );
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2") {
+            #[allow(unsafe_code)]
+            // The processor was asked just now.
+            return unsafe { self.gather_avx2(input, width, into) };
+        }
+        self.gather_any(input, width, into);
+    }
+
+    /// # Safety
+    /// Needs AVX2.
+    #[cfg(target_arch = "x86_64")]
+    #[allow(unsafe_code)]
+    #[target_feature(enable = "avx2")]
+    unsafe fn gather_avx2(&self, input: &[f32], width: usize, into: &mut [f32]) {
+        self.gather_any(input, width, into);
+    }
+
+    /// The widths that tract's products have are known to the compiler.
+    #[inline(always)]
+    fn gather_any(&self, input: &[f32], width: usize, into: &mut [f32]) {
         match width {
             4 => self.gather_fixed::<4>(input, into),
             6 => self.gather_fixed::<6>(input, into),
@@ -37,72 +58,68 @@ impl Panel<'_> {
             16 => self.gather_fixed::<16>(input, into),
             24 => self.gather_fixed::<24>(input, into),
             32 => self.gather_fixed::<32>(input, into),
-            _ => {
-                for (row, into) in self.rows.iter().zip(into.chunks_exact_mut(width)) {
-                    for (column, into) in self.columns.iter().zip(into) {
-                        *into = input[row + column];
-                    }
-                }
-            }
+            _ => self.gather_slowly(input, self.rows, width, into),
         }
     }
 
+    #[inline(always)]
     fn gather_fixed<const WIDTH: usize>(&self, input: &[f32], into: &mut [f32]) {
-        let (into, _) = into.as_chunks_mut::<WIDTH>();
-        let into = &mut into[..self.rows.len()];
+        let into = &mut into[..self.rows.len() * WIDTH];
         let mut runs = [Run { column: 0, start: 0 }; WIDTH];
         let runs = self.runs(&mut runs);
+        if runs.len() * 3 > WIDTH {
+            return self.gather_scattered::<WIDTH>(input, into);
+        }
+        // Every run writes a whole row from its first column on: what is too much is written over
+        // by the next run, or by the next row. So the last row is not written so, nor are those
+        // where a run would read beyond the input.
+        let last_start = runs.iter().map(|run| run.start).max().unwrap_or(0);
+        let fits = |row: &&usize| last_start + **row + WIDTH <= input.len();
+        let wide = self.rows.iter().take_while(fits).count();
+        let wide = wide.min(self.rows.len().saturating_sub(1));
+        let (rows, last_rows) = self.rows.split_at(wide);
         match runs {
             [run] => {
-                let whole = self.rows.iter().zip(into);
-                for (row, into) in whole {
-                    match input.get(run.start + row..).and_then(|from| from.first_chunk::<WIDTH>())
-                    {
-                        Some(from) => *into = *from,
-                        None => self.one_by_one(input, *row, into),
-                    }
-                }
-            }
-            // Every run writes a whole row from its first column on: what is too much is written
-            // over by the next run, or by the next row.
-            runs if runs.len() * 3 <= WIDTH => {
-                let (last, before) = (into.len().saturating_sub(1), into.as_flattened_mut());
-                for (index, row) in self.rows.iter().enumerate() {
-                    let is_inside = runs.iter().all(|run| run.start + row + WIDTH <= input.len());
-                    if index == last || !is_inside {
-                        self.one_by_one(input, *row, &mut before[index * WIDTH..][..WIDTH]);
-                        continue;
-                    }
-                    for run in runs {
-                        before[index * WIDTH + run.column..][..WIDTH]
-                            .copy_from_slice(&input[run.start + row..][..WIDTH]);
-                    }
+                for (row, into) in rows.iter().zip(into.chunks_exact_mut(WIDTH)) {
+                    into.copy_from_slice(&input[run.start + row..][..WIDTH]);
                 }
             }
             _ => {
-                let mut columns = [self.columns[0]; WIDTH];
-                columns[..self.columns.len()].copy_from_slice(self.columns);
-                let reach = columns.iter().max().copied().unwrap_or(0);
-                for (row, into) in self.rows.iter().zip(into) {
-                    // Checked once a row; the compiler drops the checks of its elements.
-                    let from = &input[*row..];
-                    assert!(reach < from.len(), "a column beyond the input");
-                    for (into, column) in into.iter_mut().zip(&columns) {
-                        debug_assert!(*column < from.len());
-                        #[allow(unsafe_code)]
-                        // `reach` is the largest of the columns.
-                        unsafe {
-                            *into = *from.get_unchecked(*column);
-                        }
+                for (index, row) in rows.iter().enumerate() {
+                    for run in runs {
+                        let into = &mut into[index * WIDTH + run.column..][..WIDTH];
+                        into.copy_from_slice(&input[run.start + row..][..WIDTH]);
                     }
+                }
+            }
+        }
+        self.gather_slowly(input, last_rows, WIDTH, &mut into[wide * WIDTH..]);
+    }
+
+    /// Columns that lie anywhere.
+    #[inline(always)]
+    fn gather_scattered<const WIDTH: usize>(&self, input: &[f32], into: &mut [f32]) {
+        let mut columns = [self.columns[0]; WIDTH];
+        columns[..self.columns.len()].copy_from_slice(self.columns);
+        let reach = columns.iter().max().copied().unwrap_or(0);
+        for (row, into) in self.rows.iter().zip(into.chunks_exact_mut(WIDTH)) {
+            let from = &input[*row..];
+            assert!(reach < from.len(), "a column beyond the input");
+            for (into, column) in into.iter_mut().zip(&columns) {
+                #[allow(unsafe_code)]
+                // `reach` is the largest of the columns.
+                unsafe {
+                    *into = *from.get_unchecked(*column);
                 }
             }
         }
     }
 
-    fn one_by_one(&self, input: &[f32], row: usize, into: &mut [f32]) {
-        for (into, column) in into.iter_mut().zip(self.columns) {
-            *into = input[row + column];
+    fn gather_slowly(&self, input: &[f32], rows: &[usize], width: usize, into: &mut [f32]) {
+        for (row, into) in rows.iter().zip(into.chunks_exact_mut(width)) {
+            for (into, column) in into.iter_mut().zip(self.columns) {
+                *into = input[row + column];
+            }
         }
     }
 
