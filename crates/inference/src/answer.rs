@@ -6,6 +6,11 @@ use slsml_model::{Data, Signature, Tensor};
 
 use crate::ProtocolError;
 
+/// A typical number with its comma; where it is more, the text grows.
+const BYTES_PER_ELEMENT: usize = 12;
+/// Names, types and shapes.
+const BYTES_BESIDE_ELEMENTS: usize = 1024;
+
 /// What the model gave, with what it is to be called.
 #[derive(Clone, Debug)]
 pub struct InferAnswer<'a> {
@@ -65,7 +70,12 @@ impl InferAnswer<'_> {
             id: self.id,
             outputs,
         };
-        serde_json::to_vec(&body).map_err(|error| ProtocolError::Failed(error.to_string()))
+        let elements = self.tensors.iter().map(|tensor| tensor.data().len()).sum::<usize>();
+        // Grown step by step, it would be copied and take as much again.
+        let mut json = Vec::with_capacity(BYTES_BESIDE_ELEMENTS + elements * BYTES_PER_ELEMENT);
+        serde_json::to_writer(&mut json, &body)
+            .map_err(|error| ProtocolError::Failed(error.to_string()))?;
+        Ok(json)
     }
 }
 

@@ -70,10 +70,7 @@ impl Model {
         let provide = |header: &Header, to_load: u64| {
             heap::touch_ahead(to_load.saturating_add(bytes_to_answer(header)));
         };
-        let model = Model::read(&mut file, length, path, &provide)?;
-        // Loading took what it took: this is what is still missing.
-        heap::touch_ahead(bytes_to_answer(&model.header));
-        Ok(model)
+        Model::read(&mut file, length, path, &provide)
     }
 
     /// Loads a packaged model from its bytes; `path` names it in errors.

@@ -1,7 +1,7 @@
 //! From Lambda's events to the protocol and back.
 //!
-//! Function URLs, API Gateway (v1 and v2) and load balancers wrap an HTTP request; a direct
-//! `Invoke` may bring the infer request itself.
+//! Function URLs and HTTP APIs (`http_api`), API Gateway's REST APIs and load balancers (`lambda_http`)
+//! wrap an HTTP request; a direct `Invoke` may bring the infer request itself.
 
 use std::pin::Pin;
 use std::time::Instant;
@@ -10,11 +10,11 @@ use http::Response;
 use lambda_http::request::LambdaRequest;
 use lambda_http::{Adapter, Body, IntoResponse, Request, RequestExt};
 use lambda_runtime::{Context, Diagnostic, LambdaEvent, Service as _, service_fn};
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::{RawValue, to_raw_value};
-use slsml_inference::{Answer, Method, ProtocolError, Service};
+use slsml_inference::{Answer, ProtocolError, Service};
 
+use crate::http_api::{self, HttpApi, Parts};
 use crate::outcome::Outcome;
 
 /// What Lambda brings.
@@ -23,47 +23,42 @@ pub(crate) struct Event {
     payload: Payload,
 }
 
-/// An HTTP request is unwrapped from the bytes that arrived: a copy of them would be as large
-/// again.
+/// Read from the bytes that arrived, and all that is kept of them.
 enum Payload {
+    HttpApi(HttpApi),
     Http(Box<LambdaRequest>),
     /// Something else that is wrapped, or damaged.
     Unfit(String),
     Bare(Box<RawValue>),
 }
 
-/// What tells the kinds of event apart.
-#[derive(Deserialize)]
-struct Shape {
-    /// Every wrapped HTTP request has one.
-    #[serde(rename = "requestContext")]
-    request_context: Option<IgnoredAny>,
-    /// Function URLs and HTTP APIs say the path so: payload format 2.0.
-    #[serde(rename = "rawPath")]
-    raw_path: Option<IgnoredAny>,
-}
-
 impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Event, D::Error> {
         let arrived = Instant::now();
         let event = <&RawValue>::deserialize(json)?;
-        let shape = serde_json::from_str::<Shape>(event.get()).ok();
-        let payload = match shape.filter(|shape| shape.request_context.is_some()) {
-            None => Payload::Bare(event.to_owned()),
-            Some(shape) => match unwrapped(event.get(), shape.raw_path.is_some()) {
-                Ok(request) => Payload::Http(Box::new(request)),
-                Err(error) => Payload::Unfit(error.to_string()),
-            },
+        Ok(Event { arrived, payload: Payload::of(event) })
+    }
+}
+
+impl Payload {
+    fn of(event: &RawValue) -> Payload {
+        let parts = serde_json::from_str::<Parts<'_>>(event.get()).ok();
+        let Some(parts) = parts.filter(|parts| parts.context.is_some()) else {
+            return Payload::Bare(event.to_owned());
         };
-        Ok(Event { arrived, payload })
+        let read = match parts.request() {
+            Some(request) => request.map(Payload::HttpApi),
+            None => unwrapped(event.get(), parts.path.is_some()).map(Payload::Http),
+        };
+        read.unwrap_or_else(|error| Payload::Unfit(error.to_string()))
     }
 }
 
 /// The event's HTTP request. lambda_http would try the other kinds first, and a body of megabytes
 /// is read as often.
-fn unwrapped(event: &str, is_format_2: bool) -> Result<LambdaRequest, serde_json::Error> {
+fn unwrapped(event: &str, is_format_2: bool) -> Result<Box<LambdaRequest>, serde_json::Error> {
     if is_format_2 {
-        serde_json::from_str(event).map(LambdaRequest::ApiGatewayV2)
+        serde_json::from_str(event).map(LambdaRequest::ApiGatewayV2).map(Box::new)
     } else {
         serde_json::from_str(event)
     }
@@ -79,6 +74,11 @@ pub(crate) async fn answer(
     let request_id = context.request_id.clone();
     let resource = resource(&context.invoked_function_arn);
     let (status, error, reply) = match payload {
+        Payload::HttpApi(HttpApi { method, path, body }) => {
+            let answer = service.answer(method, protocol_path(&path), body);
+            let reply = http_api::reply(&answer).map_err(|error| internal(&error));
+            (answer.status, error_text(&answer), reply)
+        }
         Payload::Http(request) => http(service, *request, context).await?,
         Payload::Unfit(cause) => answered(ProtocolError::BadRequest(cause).into()),
         Payload::Bare(request) => bare(service, request),
@@ -183,11 +183,7 @@ impl IntoResponse for Json {
 }
 
 fn route(service: &Service, request: Request) -> Answer {
-    let method = match *request.method() {
-        http::Method::GET | http::Method::HEAD => Method::Get,
-        http::Method::POST => Method::Post,
-        _ => Method::Other,
-    };
+    let method = http_api::method(request.method().as_str());
     let path = request.raw_http_path().to_owned();
     service.answer(method, protocol_path(&path), request.into_body())
 }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod event;
+mod http_api;
 mod init;
 mod log;
 mod outcome;
