@@ -9,21 +9,21 @@
 //!     24      8  length of the weights
 //!     32      8  XXH3 of the 32 bytes before, the header and the operators
 //!     40      8  XXH3 of the weights
-//!     48         header (JSON), then operators, then weights
+//!     48         header (JSON and spaces), then operators, then weights
 //! ```
 //!
-//! Numbers are little-endian. The checksums find damage; they are no signature. The weights come
-//! last and in the order of use, so that one pass over the file fills every tensor in place.
-//! Reading never trusts a length before it was compared with what is there.
+//! Numbers are little-endian. The checksums find damage; they are no signature. Spaces after the
+//! header let the weights begin at a multiple of 512 bytes, so that what lies among them can be used
+//! where the file is mapped. Reading never trusts a length before it was compared with what is there.
 
 use std::io::{ErrorKind, Read};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::Signature;
-use crate::graph::Encoded;
+use crate::graph::{ALIGNMENT, Encoded};
 
 const MAGIC: [u8; 8] = *b"SLSMLPM\0";
 const HEAD: usize = 48;
@@ -32,7 +32,7 @@ const HEAD: usize = 48;
 const COUNTED: usize = 32;
 
 /// The version this build reads and writes.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 /// Version 1 had a longer head.
 const HEAD_OF_VERSION_1: usize = 56;
@@ -136,35 +136,12 @@ impl Front {
         Ok(Front { header, plan, weights_len, weights_checksum: long(40) })
     }
 
-    /// Compares what was read of the weights with what was written, after reading what is left.
-    pub(crate) fn check_weights(&self, read: &mut Summed<'_>) -> Result<(), ContainerError> {
-        std::io::copy(read, &mut std::io::sink())?;
-        match read.sum.digest() == self.weights_checksum {
+    /// Compares the weights with what was written.
+    pub(crate) fn check_weights(&self, weights: &[u8]) -> Result<(), ContainerError> {
+        match xxh3_64(weights) == self.weights_checksum {
             true => Ok(()),
             false => Err(ContainerError::Checksum),
         }
-    }
-}
-
-/// A reader that sums what passes through it, while it is still in the processor's cache.
-pub(crate) struct Summed<'a> {
-    from: &'a mut dyn Read,
-    sum: Xxh3,
-}
-
-impl<'a> Summed<'a> {
-    pub(crate) fn new(from: &'a mut dyn Read) -> Self {
-        Self { from, sum: Xxh3::new() }
-    }
-}
-
-impl Read for Summed<'_> {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        const PIECE: usize = 128 * 1024;
-        let piece = into.len().min(PIECE);
-        let read = self.from.read(&mut into[..piece])?;
-        self.sum.update(&into[..read]);
-        Ok(read)
     }
 }
 
@@ -182,9 +159,8 @@ pub fn parts(mut bytes: &[u8]) -> Result<Vec<(String, u64)>, ContainerError> {
     ];
     let tensors = crate::graph::tensors(&front.plan).map_err(ContainerError::Operators)?;
     let named: u64 = tensors.iter().map(|(_, bytes)| bytes).sum();
-    if named != front.weights_len {
-        return Err(ContainerError::Checksum);
-    }
+    let padding = front.weights_len.checked_sub(named).ok_or(ContainerError::Checksum)?;
+    parts.push(("padding".to_owned(), padding));
     parts.extend(tensors);
     Ok(parts)
 }
@@ -220,7 +196,11 @@ impl<'a> Sections<'a> {
 
     /// A file of these sections, with its lengths and checksums.
     pub fn seal(&self) -> Vec<u8> {
-        let Sections { header, plan, weights } = self;
+        let Sections { plan, weights, .. } = self;
+        let mut header = self.header.trim_ascii_end().to_vec();
+        let front = HEAD + header.len() + plan.len();
+        header.resize(header.len() + front.next_multiple_of(ALIGNMENT) - front, b' ');
+        let header = &header;
         let mut bytes = Vec::with_capacity(HEAD + header.len() + plan.len() + weights.len());
         bytes.extend(MAGIC);
         bytes.extend(FORMAT_VERSION.to_le_bytes());
@@ -228,10 +208,8 @@ impl<'a> Sections<'a> {
         bytes.extend((plan.len() as u64).to_le_bytes());
         bytes.extend((weights.len() as u64).to_le_bytes());
         bytes.extend(front_checksum(&bytes, header, plan).to_le_bytes());
-        let mut sum = Xxh3::new();
-        sum.update(weights);
-        bytes.extend(sum.digest().to_le_bytes());
-        bytes.extend(*header);
+        bytes.extend(xxh3_64(weights).to_le_bytes());
+        bytes.extend(header);
         bytes.extend(*plan);
         bytes.extend(*weights);
         bytes
@@ -297,11 +275,8 @@ mod tests {
     fn parse(bytes: &[u8]) -> Result<(Front, Vec<u8>), ContainerError> {
         let mut from = bytes;
         let front = Front::read(&mut from, bytes.len() as u64)?;
-        let mut weights = vec![0; front.weights_len as usize];
-        let mut summed = Summed::new(&mut from);
-        summed.read_exact(&mut weights)?;
-        front.check_weights(&mut summed)?;
-        Ok((front, weights))
+        front.check_weights(from)?;
+        Ok((front, from.to_vec()))
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::fs::File;
-use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +9,8 @@ use std::sync::Arc;
 use thiserror::Error;
 use tract_core::prelude::*;
 
-use crate::container::{Front, Summed};
-use crate::graph::{self, Graphs};
+use crate::container::Front;
+use crate::graph::{self, ALIGNMENT, FileBytes, Graphs};
 use crate::{ContainerError, Header, Signature, Tensor, heap, processor};
 
 /// What a graph takes in memory for each byte of its stored operators, once it is ready: 120 to 240
@@ -54,10 +53,9 @@ pub enum RunError {
 }
 
 impl Model {
-    /// Loads the packaged model at `path`.
+    /// Loads the packaged model at `path`, which stays mapped: it must not be written to.
     pub fn load(path: &Path) -> Result<Model, LoadError> {
-        let (mut file, length) = open(path)?;
-        Model::read(&mut file, length, path, &|_, _| {})
+        Model::read(map(path)?, path, &|_, _| {})
     }
 
     /// Loads the packaged model at `path` in a process that is there to serve it: the processor is
@@ -65,29 +63,35 @@ impl Model {
     /// the start.
     pub fn load_to_serve(path: &Path) -> Result<Model, LoadError> {
         processor::name_vendor();
-        let (mut file, length) = open(path)?;
-        heap::make_one_piece(length);
+        let file = map(path)?;
+        heap::make_one_piece(file.len() as u64);
         let provide = |header: &Header, to_load: u64| {
             heap::touch_ahead(to_load.saturating_add(bytes_to_answer(header)));
         };
-        Model::read(&mut file, length, path, &provide)
+        Model::read(file, path, &provide)
     }
 
-    /// Loads a packaged model from its bytes; `path` names it in errors.
-    pub fn from_bytes(mut bytes: &[u8], path: &Path) -> Result<Model, LoadError> {
-        let length = bytes.len() as u64;
-        Model::read(&mut bytes, length, path, &|_, _| {})
+    /// Loads a packaged model from its bytes, which are copied; `path` names it in errors.
+    pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Model, LoadError> {
+        let copied = Blob::from_bytes_alignment(bytes, ALIGNMENT);
+        let copied = copied.map_err(|error| LoadError::Read {
+            path: path.to_owned(),
+            source: std::io::Error::other(error),
+        })?;
+        Model::read(FileBytes::Copied(copied), path, &|_, _| {})
     }
 
     /// `provide` learns how many bytes of memory loading is going to take, as soon as that is known.
     fn read(
-        from: &mut dyn Read,
-        length: u64,
+        file: FileBytes,
         path: &Path,
         provide: &dyn Fn(&Header, u64),
     ) -> Result<Model, LoadError> {
         let container = |source| LoadError::Container { path: path.to_owned(), source };
-        let front = Front::read(from, length).map_err(container)?;
+        let file = Arc::new(file);
+        let mut rest = &file[..];
+        let front = Front::read(&mut rest, file.len() as u64).map_err(container)?;
+        let weights = file.len() - rest.len();
         let refuse = |cause| LoadError::Graph {
             path: path.to_owned(),
             made_by: front.header.slsml_version.clone(),
@@ -97,12 +101,10 @@ impl Model {
         let guarded = AssertUnwindSafe(|| -> Result<_, LoadError> {
             let graphs = Graphs::parse(&front.plan).map_err(|error| refuse(chain(&error)))?;
             let graph = (front.plan.len() as u64).saturating_mul(GRAPH_BYTES_PER_PLAN_BYTE);
-            let both = front.weights_len.saturating_add(graph);
-            provide(&front.header, both.saturating_add(graphs.largest_constant()));
-            let mut weights = Summed::new(from);
-            let model = graph::load(graphs, &mut weights, front.weights_len);
-            // Damage explains any other error.
-            front.check_weights(&mut weights).map_err(container)?;
+            let (copied, largest) = graphs.bytes_to_copy();
+            provide(&front.header, graph.saturating_add(copied).saturating_add(largest));
+            front.check_weights(&file[weights..]).map_err(container)?;
+            let model = graph::load(graphs, file.clone(), weights);
             let ready = model.and_then(TypedModel::into_runnable);
             ready.map_err(|error| refuse(chain(&error)))
         });
@@ -139,11 +141,16 @@ fn bytes_to_answer(header: &Header) -> u64 {
     request.saturating_add(header.activation_bytes.unwrap_or_default())
 }
 
-fn open(path: &Path) -> Result<(File, u64), LoadError> {
+/// A file as memory; the system reads it when it is looked at.
+fn map(path: &Path) -> Result<FileBytes, LoadError> {
     let refuse = |source| LoadError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(refuse)?;
-    let length = file.metadata().map_err(refuse)?.len();
-    Ok((file, length))
+    // SAFETY: whoever writes to the file while it is mapped ends this process or changes its
+    // answers, as whoever writes to its program does. Lambda's and a container's files stay as
+    // they are.
+    #[allow(unsafe_code)]
+    let mapped = unsafe { memmap2::Mmap::map(&file) };
+    mapped.map(FileBytes::Mapped).map_err(refuse)
 }
 
 /// A graph that tract made ready, wherever it came from.

@@ -399,6 +399,7 @@ mod tests {
     use tract_core::ops::cnn::{PaddingSpec, PoolSpec};
     use tract_core::ops::nn::DataFormat;
 
+    use super::super::late::Nothing;
     use super::super::lower::lower;
     use super::*;
 
@@ -488,7 +489,7 @@ mod tests {
             let (model, input) = model(&case);
             let by_tract = model.clone().into_optimized().unwrap().into_runnable().unwrap();
             let by_tract = by_tract.run(tvec!(input.clone())).unwrap().remove(0);
-            let ours = lower(model, &mut |_| bail!("nothing comes late")).unwrap();
+            let ours = lower(model, &mut Nothing).unwrap();
             prop_assert!(!has(&ours, "LazyIm2col"));
             prop_assert!(!has(&ours, "DepthWiseConv") || case.kernel.len() > 2);
             let ours = ours.into_runnable().unwrap().run(tvec!(input)).unwrap().remove(0);
@@ -516,7 +517,7 @@ mod tests {
         };
         let depthwise = Case { outputs: 8, group: 8, ..plain.clone() };
         for (case, operator) in [(plain, "Unroll"), (depthwise, "DepthwisePlanes")] {
-            let ours = lower(model(&case).0, &mut |_| bail!("nothing comes late")).unwrap();
+            let ours = lower(model(&case).0, &mut Nothing).unwrap();
             assert!(has(&ours, operator), "{ours}");
         }
     }

@@ -11,6 +11,9 @@ use tract_core::ops::binary::TypedBinOp;
 use tract_core::ops::einsum::EinSum;
 use tract_core::ops::einsum::einsum_matmul::EinSumMatMul;
 
+use super::late::Late;
+use super::panels::Panels;
+
 /// Looking through more answers than this may cost more than asking.
 const MAX_DECISIONS_PER_KEY: usize = 64;
 
@@ -98,22 +101,31 @@ struct Asked {
     datum: DatumType,
     shape: ShapeFact,
     packed_once: bool,
+    panels: Option<Panels>,
 }
 
 impl Asked {
-    fn of(node: &TypedNode, fact: &TypedFact) -> Asked {
-        Asked {
+    fn of(model: &TypedModel, node: &TypedNode, input: OutletId) -> TractResult<Asked> {
+        let fact = model.outlet_fact(input)?;
+        Ok(Asked {
             datum: fact.datum_type,
             shape: fact.shape.clone(),
             packed_once: packed_once(node, fact),
-        }
+            panels: stored_panels(model, input),
+        })
     }
 
-    fn is(&self, node: &TypedNode, fact: &TypedFact) -> bool {
+    fn is(&self, model: &TypedModel, node: &TypedNode, input: OutletId) -> bool {
+        let Ok(fact) = model.outlet_fact(input) else { return false };
         self.datum == fact.datum_type
             && self.shape == fact.shape
             && self.packed_once == packed_once(node, fact)
+            && self.panels == stored_panels(model, input)
     }
+}
+
+fn stored_panels(model: &TypedModel, input: OutletId) -> Option<Panels> {
+    model.nodes[input.node].op_as::<Late>()?.panels
 }
 
 fn packed_once(node: &TypedNode, fact: &TypedFact) -> bool {
@@ -163,9 +175,7 @@ impl Decisions {
         let asked_so = |decision: &&Decision| {
             let mut inputs = node.inputs.iter().zip(&decision.inputs);
             decision.inputs.len() == node.inputs.len()
-                && inputs.all(|(input, asked)| {
-                    model.outlet_fact(*input).is_ok_and(|fact| asked.is(node, fact))
-                })
+                && inputs.all(|(input, asked)| asked.is(model, node, *input))
                 && decision.op.as_op().dyn_eq(node.op.as_op())
         };
         self.0.get(&key)?.iter().find(asked_so).map(|decision| &decision.answer)
@@ -179,10 +189,7 @@ impl Decisions {
         node: &TypedNode,
         answer: &Replacement,
     ) -> TractResult<()> {
-        let inputs = node.inputs.iter().map(|input| {
-            let fact = model.outlet_fact(*input)?;
-            Ok(Asked::of(node, fact))
-        });
+        let inputs = node.inputs.iter().map(|input| Asked::of(model, node, *input));
         let inputs = inputs.collect::<TractResult<_>>()?;
         let decision = Decision { op: node.op.clone(), inputs, answer: answer.clone() };
         let decisions = self.0.entry(key).or_default();

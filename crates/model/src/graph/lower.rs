@@ -22,7 +22,8 @@ use tract_core::tract_data::TooEarly;
 
 use super::convolve;
 use super::decisions::{Decisions, From, Replacement};
-use super::late::Late;
+use super::late::{Late, Later};
+use super::panels::{self, Panels};
 use super::{pad, sums};
 
 /// Changes per node, many times what real models need: ends what would never end.
@@ -44,17 +45,14 @@ impl Pass {
     }
 }
 
-/// Reads a constant that comes late, by its index.
-type ReadLate<'a> = &'a mut dyn FnMut(u32) -> TractResult<Arc<Tensor>>;
-
 /// A graph of the operators that run, from one of those that were stored.
-pub(crate) fn lower(mut model: TypedModel, read: ReadLate<'_>) -> TractResult<TypedModel> {
+pub(crate) fn lower(mut model: TypedModel, later: &mut dyn Later) -> TractResult<TypedModel> {
     let _proofs = model.symbols.proof_cache_session();
     settle_loops(&mut model)?;
     let left = MAX_CHANGES_PER_NODE * (model.nodes.len() + 16);
     let mut lowering = Lowering {
         model,
-        read,
+        later,
         left,
         applied: HashSet::new(),
         free: Vec::new(),
@@ -99,7 +97,7 @@ fn settle_loops(model: &mut TypedModel) -> TractResult<()> {
 
 struct Lowering<'a> {
     model: TypedModel,
-    read: ReadLate<'a>,
+    later: &'a mut dyn Later,
     /// Changes that may still be made.
     left: usize,
     /// Changes that asked not to be made twice.
@@ -138,6 +136,9 @@ impl Lowering<'_> {
         if node.op_is::<Dummy>() || node.op_is::<Const>() || node.op_is::<TypedSource>() {
             return Ok(false);
         }
+        if self.reshape_panels(id)? || self.map_panels(id)? {
+            return Ok(false);
+        }
         let folded = match self.reshaped(id)? {
             Some(value) => Some(value),
             None => fold(&self.model, &self.model.nodes[id])?,
@@ -159,7 +160,8 @@ impl Lowering<'_> {
         {
             return self.replace(id, ours).map(|()| true);
         }
-        let Some(mut patch) = pass.change(&self.model, node)? else { return Ok(false) };
+        let Some(mut patch) = self.change(pass, id)? else { return Ok(false) };
+        let node = &self.model.nodes[id];
         if let Some(conv) = node.op_as::<Conv>() {
             convolve::replace_unrolling(conv, &mut patch)?;
         }
@@ -173,6 +175,26 @@ impl Lowering<'_> {
             return Ok(false);
         }
         self.apply(patch).map(|()| true)
+    }
+
+    /// What tract makes of a node, with kernels that its constant in panels was made for.
+    fn change(&mut self, pass: Pass, id: usize) -> TractResult<Option<TypedModelPatch>> {
+        let node = &self.model.nodes[id];
+        let panels = node
+            .inputs
+            .iter()
+            .find_map(|input| self.late_panels(input.node).map(|(_, panels)| (input.node, panels)));
+        let Some((constant, panels)) = panels else { return pass.change(&self.model, node) };
+        // Products ask whether an operand is a constant, not for its value.
+        let shape = self.model.nodes[constant].outputs[0].fact.shape.as_concrete();
+        let shape = shape.context("a constant without a shape")?;
+        #[allow(unsafe_code)]
+        let unread = unsafe { Tensor::uninitialized::<f32>(shape)? }.into_arc_tensor();
+        self.model.nodes[constant].outputs[0].fact.konst = Some(unread);
+        let change =
+            panels::deciding_for(panels, || pass.change(&self.model, &self.model.nodes[id]));
+        self.model.nodes[constant].outputs[0].fact.konst = None;
+        change
     }
 
     /// Puts other operators in a node's place.
@@ -220,20 +242,78 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Reads the constants a node is about to use, and a constant that is an output itself.
+    /// Reads the constants a node is about to use, and a constant that is an output itself. What is
+    /// stored in panels is left where it is while a product may be going to read it.
     fn read_late(&mut self, id: usize) -> TractResult<()> {
         let is_output = self.model.outputs.iter().any(|output| output.node == id);
-        let inputs = self.model.nodes[id].inputs.iter().map(|input| input.node);
-        let wanted: TVec<usize> = inputs.chain(is_output.then_some(id)).collect();
+        let node = &self.model.nodes[id];
+        let stays = |slot: usize, input: usize| {
+            self.late_panels(input).is_some() && panels::may_read(node, slot)
+        };
+        let inputs = node.inputs.iter().enumerate();
+        let inputs = inputs.filter(|(slot, input)| !stays(*slot, input.node));
+        let wanted: TVec<usize> =
+            inputs.map(|(_, input)| input.node).chain(is_output.then_some(id)).collect();
         for id in wanted {
-            if let Some(late) = self.model.nodes[id].op.downcast_ref::<Late>() {
-                let op = Const::new((self.read)(late.index)?)?;
-                let node = &mut self.model.nodes[id];
-                node.outputs[0].fact = op.output_facts(&[])?.remove(0);
-                node.op = Box::new(op);
-            }
+            self.read_now(id)?;
         }
         Ok(())
+    }
+
+    fn read_now(&mut self, id: usize) -> TractResult<()> {
+        let Some(late) = self.model.nodes[id].op_as::<Late>() else { return Ok(()) };
+        let value = self.later.read(late.index)?;
+        let shape = late.fact.shape.as_concrete().context("a constant without a shape")?;
+        let value = match value.shape() == shape {
+            true => value,
+            false => Tensor::clone(&value).into_shape(shape)?.into_arc_tensor(),
+        };
+        let op = Const::new(value)?;
+        let node = &mut self.model.nodes[id];
+        node.outputs[0].fact = op.output_facts(&[])?.remove(0);
+        node.op = Box::new(op);
+        Ok(())
+    }
+
+    /// A constant in panels that one node reads, and that is no output.
+    fn late_panels(&self, id: usize) -> Option<(&Late, Panels)> {
+        let node = &self.model.nodes[id];
+        let late = node.op_as::<Late>()?;
+        let is_output = self.model.outputs.iter().any(|output| output.node == id);
+        let panels = late.panels.filter(|_| !is_output && node.outputs[0].successors.len() == 1)?;
+        Some((late, panels))
+    }
+
+    /// Panels that are reshaped are the same panels.
+    fn reshape_panels(&mut self, id: usize) -> TractResult<bool> {
+        let node = &self.model.nodes[id];
+        let reshapes = node.op_is::<AxisOp>() || node.op_is::<IntoShape>();
+        let (&[input], true) = (&*node.inputs, reshapes) else { return Ok(false) };
+        let Some((late, _)) = self.late_panels(input.node) else { return Ok(false) };
+        let mut late = late.clone();
+        late.fact.shape = node.outputs[0].fact.shape.clone();
+        let fact = late.fact.clone();
+        self.put_constant(id, Box::new(late), fact)?;
+        Ok(true)
+    }
+
+    /// A product's packed constant is where the file has it, if it is packed as it wants it.
+    fn map_panels(&mut self, id: usize) -> TractResult<bool> {
+        let node = &self.model.nodes[id];
+        let (&[input], true) = (&*node.inputs, node.op_is::<OptMatMulPack>()) else {
+            return Ok(false);
+        };
+        let Some((late, panels)) = self.late_panels(input.node) else { return Ok(false) };
+        let shape = late.fact.shape.as_concrete().unwrap_or_default();
+        let Some(format) = panels.are_made_by(node, shape) else {
+            self.read_now(input.node)?;
+            return Ok(false);
+        };
+        let shape = node.outputs[0].fact.shape.as_concrete().map(TVec::from_slice);
+        let shape = shape.context("panels without a shape")?;
+        let value = self.later.map(late.index, format)?.into_constant(&shape);
+        self.replace_by_constant(id, value)?;
+        Ok(true)
     }
 
     /// The constant that a reshape makes of one that nothing else reads: the same memory.
@@ -271,8 +351,19 @@ impl Lowering<'_> {
         let node = &mut self.model.nodes[id];
         let exotic = node.outputs[0].fact.exotic_fact.clone();
         let op = Const::new_with_opt_exotic_fact(value, exotic)?;
-        node.outputs[0].fact = op.output_facts(&[])?.remove(0);
-        node.op = Box::new(op);
+        let fact = op.output_facts(&[])?.remove(0);
+        self.put_constant(id, Box::new(op), fact)
+    }
+
+    fn put_constant(
+        &mut self,
+        id: usize,
+        op: Box<dyn TypedOp>,
+        fact: TypedFact,
+    ) -> TractResult<()> {
+        let node = &mut self.model.nodes[id];
+        node.outputs[0].fact = fact;
+        node.op = op;
         let inputs = std::mem::take(&mut node.inputs);
         for unread in self.release(id, &inputs) {
             self.drop_unread(unread);
@@ -473,7 +564,7 @@ mod tests {
         let x = model.add_source("x", f32::fact([64])).unwrap();
         let y = build(&mut model, x);
         model.select_output_outlets(&[y]).unwrap();
-        let ready = lower(model, &mut |_| bail!("nothing comes late")).unwrap();
+        let ready = lower(model, &mut super::super::late::Nothing).unwrap();
         let ones = tensor1(&[1f32; 64]).into_tvalue();
         let out = ready.into_runnable().unwrap().run(tvec!(ones)).unwrap();
         *out[0].try_as_plain_ram().unwrap().as_slice::<f32>().unwrap().first().unwrap()

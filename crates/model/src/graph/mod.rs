@@ -17,6 +17,7 @@ mod late;
 mod lower;
 mod ops;
 mod pad;
+mod panels;
 mod read;
 mod record;
 mod sums;
@@ -24,4 +25,5 @@ mod tensors;
 mod write;
 
 pub(crate) use read::{Graphs, load, tensors};
+pub(crate) use tensors::{ALIGNMENT, FileBytes};
 pub use write::{Encoded, write};

@@ -916,7 +916,7 @@ impl OpRecord {
 
     /// The operator again. What a hostile file could make huge is bounded here; what makes no
     /// sense is refused by tract when the node is wired.
-    pub(crate) fn decode(self, from: &mut Reader<'_>) -> TractResult<Box<dyn TypedOp>> {
+    pub(crate) fn decode(self, from: &mut Reader) -> TractResult<Box<dyn TypedOp>> {
         Ok(match self {
             Self::Source { datum, shape } => {
                 let shape = from.symbols.shape(&shape)?;

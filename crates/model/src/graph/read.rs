@@ -1,19 +1,17 @@
 //! From bytes to a graph. Nothing that is read is trusted: indices, lengths and depths are
 //! checked before they are used, and tract infers every shape anew.
 
-use std::io::Read;
-
 use tract_core::internal::*;
 use tract_core::ops::konst::Const;
 use tract_core::ops::source::TypedSource;
 
 use super::check::consistent;
 use super::dims::{MAX_LENGTH, Symbols};
-use super::late::Late;
+use super::late::{Late, Nothing};
 use super::lower::lower;
 use super::ops::OpRecord;
 use super::record::{GraphRecord, GraphsRecord, NodeRecord, OutletRecord};
-use super::tensors::{Constants, weight};
+use super::tensors::{Constants, FileBytes, is_mapped, weight};
 
 /// Bodies within bodies are copied when they are used: a file could make them grow without end.
 const MAX_NODES: usize = 1 << 20;
@@ -32,10 +30,11 @@ impl Graphs {
         Ok(Graphs(record))
     }
 
-    /// The size of the largest constant among the weights, in bytes.
-    pub(crate) fn largest_constant(&self) -> u64 {
-        let sizes = self.0.tensors.iter().filter_map(|record| weight(record).ok().flatten());
-        sizes.max().unwrap_or_default()
+    /// The bytes of the weights that are not used where they are mapped: of all, and of the largest.
+    pub(crate) fn bytes_to_copy(&self) -> (u64, u64) {
+        let copied = self.0.tensors.iter().filter(|record| !is_mapped(record));
+        let sizes = copied.filter_map(|record| weight(record).ok().flatten());
+        sizes.fold((0, 0), |(all, largest), size| (size.saturating_add(all), largest.max(size)))
     }
 }
 
@@ -63,12 +62,12 @@ pub(crate) fn tensors(plan: &[u8]) -> Result<Vec<(String, u64)>, String> {
     sized().map_err(|error| error.to_string())
 }
 
-/// Builds the model and makes it ready for this processor. Its constants are the next
-/// `weights_len` bytes of `weights`.
+/// Builds the model and makes it ready for this processor. Its constants are the end of `file`, from
+/// `weights` on.
 pub(crate) fn load(
     graphs: Graphs,
-    weights: &mut dyn Read,
-    weights_len: u64,
+    file: Arc<FileBytes>,
+    weights: usize,
 ) -> TractResult<TypedModel> {
     let Graphs(record) = graphs;
     let scope = SymbolScope::default();
@@ -76,7 +75,7 @@ pub(crate) fn load(
     for assertion in record.assertions {
         scope.add_assertion(assertion)?;
     }
-    let constants = Constants::new(&record.tensors, &symbols, weights, weights_len)?;
+    let constants = Constants::new(&record.tensors, &symbols, file, weights)?;
     let mut reader =
         Reader { symbols, scope, constants, bodies: Vec::new(), nodes: 0, nesting: 0, late: false };
     let mut records = record.graphs;
@@ -84,22 +83,19 @@ pub(crate) fn load(
     for body in records {
         reader.nesting = 0;
         let body = reader.graph(body)?;
-        let body = lower(body, &mut |index| bail!("the constant {index} of a body comes late"))?;
+        let body = lower(body, &mut Nothing)?;
         reader.bodies.push(Some((body, reader.nesting + 1)));
     }
     reader.late = true;
     let model = reader.graph(main)?;
-    let mut constants = reader.constants;
-    let model = lower(model, &mut |index| constants.claim(index))?;
-    constants.finish()?;
-    Ok(model)
+    lower(model, &mut reader.constants)
 }
 
 /// What has been read so far.
-pub(crate) struct Reader<'a> {
+pub(crate) struct Reader {
     pub(crate) symbols: Symbols,
     scope: SymbolScope,
-    constants: Constants<'a>,
+    constants: Constants,
     bodies: Vec<Option<(TypedModel, usize)>>,
     nodes: usize,
     /// The deepest body of the graph being read.
@@ -108,7 +104,7 @@ pub(crate) struct Reader<'a> {
     late: bool,
 }
 
-impl Reader<'_> {
+impl Reader {
     pub(crate) fn tensor(&mut self, index: u32) -> TractResult<Arc<Tensor>> {
         self.constants.get(index)
     }
@@ -116,9 +112,9 @@ impl Reader<'_> {
     /// A constant, or the promise of one.
     pub(crate) fn constant(&mut self, index: u32) -> TractResult<Box<dyn TypedOp>> {
         if self.late
-            && let Some(fact) = self.constants.promise(index)
+            && let Some((fact, panels)) = self.constants.promise(index)
         {
-            return Ok(Box::new(Late { index, fact }));
+            return Ok(Box::new(Late { index, fact, panels }));
         }
         Ok(Box::new(Const::new(self.tensor(index)?)?))
     }

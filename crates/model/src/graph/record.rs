@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::datum::DatumRecord;
 use super::dims::DimRecord;
 use super::ops::OpRecord;
+use super::panels::Panels;
 
 /// Everything but the weights' bytes.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -58,6 +59,8 @@ pub(crate) enum ContentRecord {
     Inline(Vec<u8>),
     /// In the weights, as they lie in memory (little-endian).
     Weights,
+    /// In the weights, as a matrix product reads them.
+    Panels(Panels),
     Dims(Vec<DimRecord>),
     Strings(Vec<String>),
 }

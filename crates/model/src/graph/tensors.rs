@@ -1,12 +1,16 @@
 //! Constants: tiny ones lie in the list of operators, the others in the weights, small ones first.
 
 use std::collections::HashMap;
-use std::io::{BufReader, Read};
+use std::io::Read;
+use std::ops::Deref;
 
 use tract_core::internal::*;
+use tract_core::tract_linalg::pack::PackedFormat;
 
 use super::datum::DatumRecord;
 use super::dims::{MAX_LENGTH, SymbolTable, Symbols};
+use super::late::Later;
+use super::panels::{Mapped, Panels};
 use super::record::{ContentRecord, TensorRecord};
 
 /// Up to this many bytes a constant is stored among the operators.
@@ -16,8 +20,28 @@ const INLINE_BYTES: usize = 64;
 /// raw and the packed form of only a few of them are in memory at a time.
 const LARGE_BYTES: u64 = 16 * 1024;
 
-/// So many bytes of small constants are read in one go.
-const SMALL_AT_ONCE: usize = 64 * 1024;
+/// Where panels begin, and their lengths, are multiples of this many bytes: the most that a kernel
+/// asks for.
+pub(crate) const ALIGNMENT: usize = 512;
+
+/// A packaged model's file.
+pub(crate) enum FileBytes {
+    /// Read by the system when it is looked at.
+    Mapped(memmap2::Mmap),
+    /// A copy, where panels lie as in a file.
+    Copied(Blob),
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            FileBytes::Mapped(bytes) => bytes,
+            FileBytes::Copied(bytes) => bytes,
+        }
+    }
+}
 
 /// The constants of a graph being written; equal ones are stored once.
 #[derive(Debug, Default)]
@@ -30,7 +54,12 @@ pub(crate) struct TensorTable {
 
 impl TensorTable {
     /// The index of a constant, which is added if it is new.
-    pub(crate) fn index(&mut self, tensor: &Tensor, symbols: &mut SymbolTable) -> TractResult<u32> {
+    pub(crate) fn index(
+        &mut self,
+        tensor: &Tensor,
+        panels: Option<Panels>,
+        symbols: &mut SymbolTable,
+    ) -> TractResult<u32> {
         let datum = DatumRecord::encode(tensor.datum_type())?;
         let plain = tensor.try_as_plain_ram().context("a constant that is not plain data")?;
         let content = match tensor.datum_type() {
@@ -39,7 +68,10 @@ impl TensorTable {
             _ if tensor.as_bytes().len() <= INLINE_BYTES => {
                 ContentRecord::Inline(tensor.as_bytes().to_vec())
             }
-            _ => ContentRecord::Weights,
+            _ => match panels.filter(|_| tensor.as_bytes().len() as u64 >= LARGE_BYTES) {
+                Some(panels) => ContentRecord::Panels(panels),
+                None => ContentRecord::Weights,
+            },
         };
         let shape = tensor.shape().iter().map(|length| *length as u64).collect();
         let record = TensorRecord { datum, shape, content };
@@ -47,9 +79,16 @@ impl TensorTable {
         if let Some(index) = self.known.get(&key) {
             return Ok(*index);
         }
-        if let Some(bytes) = weight(&record)? {
-            let part = if bytes < LARGE_BYTES { &mut self.small } else { &mut self.large };
-            part.extend_from_slice(tensor.as_bytes());
+        match &record.content {
+            ContentRecord::Panels(panels) => {
+                self.large.resize(self.large.len().next_multiple_of(ALIGNMENT), 0);
+                self.large.extend(panels.pack(plain.as_slice::<f32>()?));
+            }
+            ContentRecord::Weights if (tensor.as_bytes().len() as u64) < LARGE_BYTES => {
+                self.small.extend_from_slice(tensor.as_bytes());
+            }
+            ContentRecord::Weights => self.large.extend_from_slice(tensor.as_bytes()),
+            _ => {}
         }
         let index = self.records.len() as u32;
         self.records.push(record);
@@ -60,6 +99,7 @@ impl TensorTable {
     /// The records, and the bytes of the weights.
     pub(crate) fn into_parts(self) -> (Vec<TensorRecord>, Vec<u8>) {
         let mut weights = self.small;
+        weights.resize(weights.len().next_multiple_of(ALIGNMENT), 0);
         weights.extend(self.large);
         (self.records, weights)
     }
@@ -68,125 +108,121 @@ impl TensorTable {
         use sha2::Digest;
         let mut digest = sha2::Sha256::new();
         digest.update(postcard::to_allocvec(record)?);
-        if matches!(record.content, ContentRecord::Weights) {
+        if matches!(record.content, ContentRecord::Weights | ContentRecord::Panels(_)) {
             digest.update(tensor.as_bytes());
         }
         Ok(digest.finalize().into())
     }
 }
 
-/// The constants of a file: small ones are read at once, large ones in their order.
-pub(crate) struct Constants<'a> {
-    weights: &'a mut dyn Read,
+/// The constants of a file: small ones are read at once, large ones when they are needed.
+pub(crate) struct Constants {
+    file: Arc<FileBytes>,
     /// Constants that were read; `None` before that, and once nobody will ask again.
     read: Vec<Option<Arc<Tensor>>>,
     /// The places of large constants among all of them, and their forms.
     large: Vec<(u32, Layout)>,
-    /// How many of the large ones were read.
-    passed: usize,
     /// How many nodes still wait for a large one.
     waiting: HashMap<u32, usize>,
 }
 
-impl<'a> Constants<'a> {
-    /// The constants of `records`, whose weights are the next `length` bytes of `weights`.
+impl Constants {
+    /// The constants of `records`, whose weights are the file's end from `weights` on.
     pub(crate) fn new(
         records: &[TensorRecord],
         symbols: &Symbols,
-        weights: &'a mut dyn Read,
-        length: u64,
-    ) -> TractResult<Constants<'a>> {
-        let layouts = records.iter().map(layout).collect::<TractResult<Vec<_>>>()?;
-        let sizes = records
-            .iter()
-            .zip(&layouts)
-            .filter(|(record, _)| matches!(record.content, ContentRecord::Weights))
-            .map(|(_, layout)| layout.bytes);
-        let stored = sizes.clone().try_fold(0u64, |all, bytes| all.checked_add(bytes));
-        ensure!(stored == Some(length), "{length} bytes of weights for constants of {stored:?}");
-        let small = sizes.filter(|bytes| *bytes < LARGE_BYTES).sum();
-        let mut small = BufReader::with_capacity(SMALL_AT_ONCE, (&mut *weights).take(small));
+        file: Arc<FileBytes>,
+        weights: usize,
+    ) -> TractResult<Constants> {
+        let mut layouts = records.iter().map(layout).collect::<TractResult<Vec<_>>>()?;
+        let end = place(&mut layouts, weights).context("weights beyond memory")?;
+        ensure!(end == file.len(), "constants up to {end} in a file of {} bytes", file.len());
         let mut read = Vec::with_capacity(records.len());
         let mut large = Vec::new();
         for (index, (record, layout)) in records.iter().zip(layouts).enumerate() {
-            let is_stored = matches!(record.content, ContentRecord::Weights);
-            read.push(if is_stored && layout.bytes >= LARGE_BYTES {
+            read.push(if layout.is_large() {
                 large.push((index as u32, layout));
                 None
             } else {
-                Some(Arc::new(read_small(record, &layout, symbols, &mut small)?))
+                Some(Arc::new(read_small(record, &layout, symbols, &file)?))
             });
         }
-        Ok(Constants { weights, read, large, passed: 0, waiting: HashMap::new() })
+        Ok(Constants { file, read, large, waiting: HashMap::new() })
     }
 
     /// A constant, read now.
     pub(crate) fn get(&mut self, index: u32) -> TractResult<Arc<Tensor>> {
         let known = self.read.get(index as usize);
         let known = known.with_context(|| format!("there is no constant {index}"))?;
-        if known.is_none()
-            && let Some(place) = self.find_large(index)
-        {
-            while self.passed <= place {
-                self.read_next()?;
-            }
+        if let Some(known) = known {
+            return Ok(known.clone());
         }
-        let known = self.read[index as usize].clone();
-        known.with_context(|| format!("the constant {index} is gone"))
+        let layout = self.large(index).with_context(|| format!("no constant {index}"))?;
+        let value = Arc::new(layout.read(&self.file)?);
+        self.read[index as usize] = Some(value.clone());
+        Ok(value)
     }
 
-    fn find_large(&self, index: u32) -> Option<usize> {
-        self.large.binary_search_by_key(&index, |(index, _)| *index).ok()
+    fn large(&self, index: u32) -> Option<&Layout> {
+        let place = self.large.binary_search_by_key(&index, |(index, _)| *index).ok()?;
+        Some(&self.large[place].1)
     }
 
-    fn read_next(&mut self) -> TractResult<()> {
-        let (index, layout) = &self.large[self.passed];
-        self.read[*index as usize] = Some(Arc::new(layout.fill(self.weights)?));
-        self.passed += 1;
-        Ok(())
-    }
-
-    /// What is known of a large constant that a node will [`Constants::claim`] later.
-    pub(crate) fn promise(&mut self, index: u32) -> Option<TypedFact> {
-        let (_, Layout { datum, shape, .. }) = &self.large[self.find_large(index)?];
+    /// What is known of a large constant that a node will ask for later.
+    pub(crate) fn promise(&mut self, index: u32) -> Option<(TypedFact, Option<Panels>)> {
+        let Layout { datum, shape, panels, .. } = self.large(index)?;
+        let promise = (TypedFact::dt_shape(*datum, shape), *panels);
         *self.waiting.entry(index).or_default() += 1;
-        Some(TypedFact::dt_shape(*datum, shape))
+        Some(promise)
     }
 
-    /// A promised constant; the last who asks for it gets the only copy.
-    pub(crate) fn claim(&mut self, index: u32) -> TractResult<Arc<Tensor>> {
-        let tensor = self.get(index)?;
+    /// One less waits for a constant; the last who asks for it gets the only copy.
+    fn forget(&mut self, index: u32) -> TractResult<()> {
         let waiting = self.waiting.get_mut(&index).context("a constant nobody waits for")?;
-        *waiting -= 1;
+        *waiting = waiting.checked_sub(1).context("a constant nobody waits for")?;
         if *waiting == 0 {
             self.read[index as usize] = None;
         }
+        Ok(())
+    }
+}
+
+impl Later for Constants {
+    fn read(&mut self, index: u32) -> TractResult<Arc<Tensor>> {
+        let tensor = self.get(index)?;
+        self.forget(index)?;
         Ok(tensor)
     }
 
-    /// Reads what nobody asked for, so that the whole file was seen.
-    pub(crate) fn finish(mut self) -> TractResult<()> {
-        while self.passed < self.large.len() {
-            self.read_next()?;
-        }
-        Ok(())
+    fn map(&mut self, index: u32, format: PackedFormat) -> TractResult<Mapped> {
+        let layout = self.large(index).context("a small constant")?;
+        let panels = layout.panels.context("a constant that is not in panels")?;
+        let mapped = Mapped::new(panels, self.file.clone(), layout.start, format)?;
+        self.forget(index)?;
+        Ok(mapped)
     }
 }
 
 /// The size of a constant in the weights; `None` if it lies among the operators.
 pub(crate) fn weight(record: &TensorRecord) -> TractResult<Option<u64>> {
-    match record.content {
-        ContentRecord::Weights => Ok(Some(layout(record)?.bytes)),
-        _ => Ok(None),
-    }
+    Ok(Some(layout(record)?).filter(|layout| layout.is_stored).map(|layout| layout.bytes as u64))
 }
 
-/// A constant's form in memory.
+/// Whether a constant is used where it lies in the file.
+pub(crate) fn is_mapped(record: &TensorRecord) -> bool {
+    matches!(record.content, ContentRecord::Panels(_))
+}
+
+/// A constant's form in memory and in the file.
 struct Layout {
     datum: DatumType,
     shape: TVec<usize>,
     volume: usize,
-    bytes: u64,
+    panels: Option<Panels>,
+    /// Whether it lies in the weights; where, and how many bytes it takes.
+    is_stored: bool,
+    start: usize,
+    bytes: usize,
 }
 
 fn layout(record: &TensorRecord) -> TractResult<Layout> {
@@ -196,15 +232,45 @@ fn layout(record: &TensorRecord) -> TractResult<Layout> {
     let counted = shape.iter().try_fold(1usize, |all, length| all.checked_mul((*length).max(1)));
     let counted = counted.filter(|volume| *volume as i64 <= MAX_LENGTH);
     counted.context("a constant beyond memory")?;
-    let volume = shape.iter().product();
-    Ok(Layout { bytes: (volume * datum.size_of()) as u64, datum, shape, volume })
+    let volume = shape.iter().product::<usize>();
+    let plain = volume * datum.size_of();
+    let (panels, is_stored, bytes) = match &record.content {
+        ContentRecord::Panels(panels) => {
+            ensure!(datum == DatumType::F32, "panels of {datum:?}");
+            (Some(*panels), true, panels.bytes(&shape)? as usize)
+        }
+        ContentRecord::Weights => (None, true, plain),
+        _ => (None, false, plain),
+    };
+    Ok(Layout { datum, shape, volume, panels, is_stored, start: 0, bytes })
+}
+
+/// Places constants in a file one after the other, small ones first; where they end.
+fn place(layouts: &mut [Layout], start: usize) -> Option<usize> {
+    let mut end = start;
+    for is_large in [false, true] {
+        for layout in layouts.iter_mut().filter(|layout| layout.is_stored) {
+            if layout.is_large() != is_large {
+                continue;
+            }
+            if layout.panels.is_some() {
+                end = end.checked_next_multiple_of(ALIGNMENT)?;
+            }
+            layout.start = end;
+            end = end.checked_add(layout.bytes)?;
+        }
+        if !is_large {
+            end = end.checked_next_multiple_of(ALIGNMENT)?;
+        }
+    }
+    Some(end)
 }
 
 fn read_small(
     record: &TensorRecord,
     layout: &Layout,
     symbols: &Symbols,
-    weights: &mut dyn Read,
+    file: &[u8],
 ) -> TractResult<Tensor> {
     let Layout { datum, volume, .. } = *layout;
     let fits = |elements: usize| -> TractResult<()> {
@@ -225,14 +291,29 @@ fn read_small(
             strings.into_tensor().into_shape(&layout.shape)
         }
         ContentRecord::Inline(content) => {
-            ensure!(content.len() as u64 == layout.bytes, "a constant of another length");
+            ensure!(content.len() == layout.bytes, "a constant of another length");
             layout.fill(&mut &content[..])
         }
-        ContentRecord::Weights => layout.fill(weights),
+        ContentRecord::Weights | ContentRecord::Panels(_) => layout.read(file),
     }
 }
 
 impl Layout {
+    /// Whether it is read when it is needed.
+    fn is_large(&self) -> bool {
+        self.is_stored && self.bytes as u64 >= LARGE_BYTES
+    }
+
+    /// A constant that lies in the weights.
+    fn read(&self, file: &[u8]) -> TractResult<Tensor> {
+        let end = self.start.checked_add(self.bytes).context("a constant beyond memory")?;
+        let mut bytes = file.get(self.start..end).context("a constant beyond the file")?;
+        match self.panels {
+            Some(panels) => panels.unpack(bytes, &self.shape),
+            None => self.fill(&mut bytes),
+        }
+    }
+
     /// A constant of numbers from its bytes, which are known to be there.
     fn fill(&self, from: &mut dyn Read) -> TractResult<Tensor> {
         let is_text = matches!(self.datum, DatumType::TDim | DatumType::String);

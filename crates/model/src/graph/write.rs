@@ -5,6 +5,7 @@ use tract_core::ops::konst::Const;
 
 use super::dims::{DimRecord, SymbolTable};
 use super::ops::OpRecord;
+use super::panels::{self, Panels};
 use super::record::{GraphRecord, GraphsRecord, NodeRecord, OutletRecord};
 use super::tensors::TensorTable;
 
@@ -27,7 +28,7 @@ pub fn write(model: &TypedModel) -> TractResult<Encoded> {
         tensors: TensorTable::default(),
         graphs: Vec::new(),
     };
-    writer.body(model)?;
+    writer.graph(model, panels::choose)?;
     let Writer { symbols, tensors, graphs } = writer;
     let (tensors, weights) = tensors.into_parts();
     let record = GraphsRecord {
@@ -93,11 +94,21 @@ impl Writer {
     }
 
     pub(crate) fn tensor(&mut self, tensor: &Tensor) -> TractResult<u32> {
-        self.tensors.index(tensor, &mut self.symbols)
+        self.tensors.index(tensor, None, &mut self.symbols)
     }
 
-    /// Writes a graph after the bodies inside it; its index.
+    /// Writes a body; its index. It is prepared by itself, with its constants at hand.
     pub(crate) fn body(&mut self, model: &TypedModel) -> TractResult<u32> {
+        self.graph(model, |_, _| None)
+    }
+
+    /// Writes a graph after the bodies inside it; its index. `choose` says which constants are to be
+    /// stored in panels.
+    fn graph(
+        &mut self,
+        model: &TypedModel,
+        choose: impl Fn(&TypedModel, &TypedNode) -> Option<Panels>,
+    ) -> TractResult<u32> {
         let mut order = order_of_use(model)?;
         for input in model.input_outlets()? {
             if !order.contains(&input.node) {
@@ -112,8 +123,13 @@ impl Writer {
         let mut nodes = Vec::with_capacity(order.len());
         for id in &order {
             let node = model.node(*id);
-            let op = OpRecord::encode(node, self)
-                .with_context(|| format!("storing the node `{}`", node.name))?;
+            let op = match (node.op_as::<Const>(), choose(model, node)) {
+                (Some(op), Some(panels)) => OpRecord::Const {
+                    tensor: self.tensors.index(op.val(), Some(panels), &mut self.symbols)?,
+                },
+                _ => OpRecord::encode(node, self)
+                    .with_context(|| format!("storing the node `{}`", node.name))?,
+            };
             let inputs = node.inputs.iter().map(outlet).collect();
             nodes.push(NodeRecord { name: node.name.clone(), op, inputs });
         }
