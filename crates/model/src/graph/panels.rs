@@ -1,11 +1,12 @@
 //! Weights stored as matrix products read them, so that they are used where the file is mapped: no
 //! copy, no packing, no memory of their own.
 //!
-//! How weights are packed depends on the kernel, and the kernel on the processor. The x86_64 kernels
-//! of tract that have 16 rows are as fast as any (its own table of throughputs says so, and
-//! `docs/load-path.md` has what we measured), and those with 64 rows are for products with a single
-//! column. So weights are stored for these, and a processor that has AVX2 is made to use them. On any
-//! other they are unpacked, and packed anew as it likes.
+//! How weights are packed depends on the kernel, and the kernel on the processor. tract has kernels of
+//! 16, 32 and 64 rows for AVX2 as well as for AVX-512, and among them are its fastest: with 32 rows
+//! they load least for what they compute, with 16 they waste less of small matrices, and those with
+//! 64 are for products with a single column. So weights are stored for these, and a processor that
+//! has AVX2 is made to use them. On any other they are unpacked, and packed anew as it likes.
+//! `docs/load-path.md` has what that gains and costs.
 
 use std::cell::Cell;
 use std::fmt;
@@ -27,12 +28,26 @@ use tract_core::tract_linalg::pack::PackedFormat;
 
 use super::tensors::{ALIGNMENT, FileBytes};
 
-/// Rows of the panels for products with one column, and with more.
-const ROWS_FOR_ONE: u32 = 64;
-const ROWS: u32 = 16;
+/// Rows of the panels of small matrices, of others, and for products with one column.
+const NARROW: u32 = 16;
+const WIDE: u32 = 32;
+const FOR_ONE: u32 = 64;
 
-/// With fewer rows than this the narrow panels are better for one column, too.
-const MOST_ROWS_IN_NARROW: usize = 32;
+/// A convolution's input is laid out while its product runs, twelve columns at a time for narrow
+/// panels and six for wide ones: only with so many rows is that little of the work.
+const MANY_ROWS: usize = 256;
+
+/// The rows of the panels of a matrix of `m` rows for products with `n` columns.
+fn rows(m: usize, n: usize, of_convolution: bool) -> u32 {
+    let padded = |rows: u32| m.next_multiple_of(rows as usize);
+    // A twentieth more to compute is what the better kernel gains.
+    let wide_fits = padded(WIDE) <= padded(NARROW) + m / 20;
+    match n {
+        1 if m >= WIDE as usize => FOR_ONE,
+        2.. if wide_fits && (!of_convolution || m >= MANY_ROWS) => WIDE,
+        _ => NARROW,
+    }
+}
 
 /// Kernels read so many steps beyond a panel's end.
 const STEPS_BEYOND: usize = 1;
@@ -63,7 +78,7 @@ impl Panels {
 
     /// Bytes of all panels; an error if they are not the panels of a matrix of this shape.
     pub(crate) fn bytes(&self, shape: &[usize]) -> TractResult<u64> {
-        ensure!([ROWS, ROWS_FOR_ONE].contains(&self.rows), "panels of {} rows", self.rows);
+        ensure!([NARROW, WIDE, FOR_ONE].contains(&self.rows), "panels of {} rows", self.rows);
         ensure!(self.m > 1 && self.k > 1, "panels of a single row or column");
         let volume = shape.iter().product::<usize>() as u64;
         ensure!(volume == u64::from(self.m) * u64::from(self.k), "panels of another size");
@@ -157,8 +172,12 @@ pub(crate) fn choose(model: &TypedModel, constant: &TypedNode) -> Option<Panels>
     } else {
         return None;
     };
-    let rows = if n == 1 && m >= MOST_ROWS_IN_NARROW { ROWS_FOR_ONE } else { ROWS };
-    let panels = Panels { rows, m: m.try_into().ok()?, k: k.try_into().ok()?, k_first };
+    let panels = Panels {
+        rows: rows(m, n, node.op_is::<Conv>()),
+        m: m.try_into().ok()?,
+        k: k.try_into().ok()?,
+        k_first,
+    };
     panels.bytes(shape).is_ok().then_some(panels)
 }
 
@@ -353,12 +372,14 @@ fn preferred(
     let rows = ROWS_WANTED.get().filter(|_| datum == DatumType::F32)?;
     let n = query.n?;
     let padded = |width: usize| n.div_ceil(width) * width;
+    let avx512 = isa.has(Isa::X86_64Avx512f);
     Some(match rows {
-        ROWS_FOR_ONE => "fma_mmm_f32_64x1",
-        _ if !isa.has(Isa::X86_64Avx512f) => match padded(5) < padded(6) {
-            true => "fma_mmm_f32_16x5",
-            false => "fma_mmm_f32_16x6",
-        },
+        FOR_ONE => "fma_mmm_f32_64x1",
+        WIDE if !avx512 => "fma_mmm_f32_32x3",
+        WIDE if padded(5) < padded(6) => "avx512_mmm_f32_32x5",
+        WIDE => "avx512_mmm_f32_32x6",
+        _ if !avx512 && padded(5) < padded(6) => "fma_mmm_f32_16x5",
+        _ if !avx512 => "fma_mmm_f32_16x6",
         _ if n == 1 => "avx512_mmm_f32_16x1",
         _ if padded(8) < padded(12) => "avx512_mmm_f32_16x8",
         _ => "avx512_mmm_f32_16x12",
@@ -495,7 +516,7 @@ mod tests {
     #[test]
     fn what_was_packed_is_unpacked() {
         for (rows, m, k, k_first) in
-            [(16, 40, 7, false), (16, 5, 300, true), (64, 100, 33, true), (64, 64, 2, false)]
+            [(16, 40, 7, false), (32, 5, 300, true), (64, 100, 33, true), (64, 64, 2, false)]
         {
             let panels = Panels { rows, m, k, k_first };
             let shape = if k_first { [k as usize, m as usize] } else { [m as usize, k as usize] };
