@@ -160,7 +160,7 @@ pub fn parts(mut bytes: &[u8]) -> Result<Vec<(String, u64)>, ContainerError> {
     let tensors = crate::graph::tensors(&front.plan).map_err(ContainerError::Operators)?;
     let named: u64 = tensors.iter().map(|(_, bytes)| bytes).sum();
     let padding = front.weights_len.checked_sub(named).ok_or(ContainerError::Checksum)?;
-    parts.push(("padding".to_owned(), padding));
+    parts.extend((padding > 0).then(|| ("padding".to_owned(), padding)));
     parts.extend(tensors);
     Ok(parts)
 }
