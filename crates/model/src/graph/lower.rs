@@ -266,7 +266,7 @@ impl Lowering<'_> {
         let shape = late.fact.shape.as_concrete().context("a constant without a shape")?;
         let value = match value.shape() == shape {
             true => value,
-            false => Tensor::clone(&value).into_shape(shape)?.into_arc_tensor(),
+            false => owned(value).into_shape(shape)?.into_arc_tensor(),
         };
         let op = Const::new(value)?;
         let node = &mut self.model.nodes[id];
@@ -336,8 +336,7 @@ impl Lowering<'_> {
         let from = &mut self.model.nodes[input.node];
         let Some(value) = from.outputs[0].fact.konst.take() else { return Ok(None) };
         from.op = Box::new(Dummy);
-        let value = Arc::try_unwrap(value).unwrap_or_else(|shared| Tensor::clone(&shared));
-        Ok(Some(value.into_shape(&shape)?.into_arc_tensor()))
+        Ok(Some(owned(value).into_shape(&shape)?.into_arc_tensor()))
     }
 
     fn is_new(&mut self, patch: &TypedModelPatch) -> bool {
@@ -497,6 +496,11 @@ impl Lowering<'_> {
         }
         inputs.iter().map(|input| input.node).collect()
     }
+}
+
+/// A tensor of one's own: a copy only where others have it, too.
+fn owned(value: Arc<Tensor>) -> Tensor {
+    Arc::try_unwrap(value).unwrap_or_else(|shared| Tensor::clone(&shared))
 }
 
 /// The outlets that a step of a replacement reads.

@@ -246,7 +246,7 @@ fn of_product(
 /// Panels in a file that is in memory.
 #[derive(Clone)]
 pub(crate) struct Mapped {
-    pub(crate) panels: Panels,
+    panels: Panels,
     file: Arc<FileBytes>,
     start: usize,
     fact: PackedExoticFact,

@@ -62,13 +62,14 @@ impl TensorTable {
     ) -> TractResult<u32> {
         let datum = DatumRecord::encode(tensor.datum_type())?;
         let plain = tensor.try_as_plain_ram().context("a constant that is not plain data")?;
+        let is_large = tensor.as_bytes().len() as u64 >= LARGE_BYTES;
         let content = match tensor.datum_type() {
             DatumType::TDim => ContentRecord::Dims(symbols.dims(plain.as_slice::<TDim>()?)),
             DatumType::String => ContentRecord::Strings(plain.as_slice::<String>()?.to_vec()),
             _ if tensor.as_bytes().len() <= INLINE_BYTES => {
                 ContentRecord::Inline(tensor.as_bytes().to_vec())
             }
-            _ => match panels.filter(|_| tensor.as_bytes().len() as u64 >= LARGE_BYTES) {
+            _ => match panels.filter(|_| is_large) {
                 Some(panels) => ContentRecord::Panels(panels),
                 None => ContentRecord::Weights,
             },
@@ -84,10 +85,10 @@ impl TensorTable {
                 self.large.resize(self.large.len().next_multiple_of(ALIGNMENT), 0);
                 self.large.extend(panels.pack(plain.as_slice::<f32>()?));
             }
-            ContentRecord::Weights if (tensor.as_bytes().len() as u64) < LARGE_BYTES => {
-                self.small.extend_from_slice(tensor.as_bytes());
+            ContentRecord::Weights => {
+                let part = if is_large { &mut self.large } else { &mut self.small };
+                part.extend_from_slice(tensor.as_bytes());
             }
-            ContentRecord::Weights => self.large.extend_from_slice(tensor.as_bytes()),
             _ => {}
         }
         let index = self.records.len() as u32;
