@@ -70,10 +70,16 @@ mod glibc {
     /// Has the system provide the pages that the heap gives out next.
     pub(super) fn touch(bytes: u64) {
         // SAFETY: both only read: where the heap ends, and how much of its end is free.
-        let (end, heap) = unsafe { (libc::sbrk(0) as usize, libc::mallinfo2()) };
-        let free = heap.keepcost;
+        let (end, heap) = unsafe { (libc::sbrk(0) as usize, libc::mallinfo()) };
+        // Its numbers wrap at 2 GB, and then less is provided ahead. mallinfo2 would need glibc
+        // 2.33, which what is built for older systems has not.
+        let (Ok(free), Ok(all_free)) =
+            (usize::try_from(heap.keepcost), usize::try_from(heap.fordblks))
+        else {
+            return;
+        };
         // What was used and given back is used again before the heap's end is.
-        let holes = heap.fordblks.saturating_sub(free);
+        let holes = all_free.saturating_sub(free);
         let Some(start) = end.checked_sub(free) else { return };
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX).saturating_sub(holes).min(free);
         let (first, last) = (start.next_multiple_of(PAGE), (start + bytes) / PAGE * PAGE);
