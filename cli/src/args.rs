@@ -35,13 +35,18 @@ pub(crate) enum Command {
     /// Put an artifact behind an alias
     #[command(subcommand)]
     Deploy(Deploy),
+    /// Show what deploying would do, step by step, and change nothing
+    #[command(subcommand)]
+    Plan(Plan),
     /// Send one request to a deployed model
     Invoke(Invoke),
     /// Show what is deployed
     Status(Status),
-    /// End a release that is under way
+    /// Look at releases, and steer one that is under way
     #[command(subcommand)]
     Release(Release),
+    /// Show every release of an alias and what became of it
+    History(ReleaseTarget),
     /// Run a Lambda on this machine
     #[command(subcommand)]
     Local(Local),
@@ -167,6 +172,12 @@ pub(crate) enum Deploy {
     Lambda(Box<DeployLambda>),
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Plan {
+    /// What `deploy lambda` with the same flags would do
+    Lambda(Box<DeployLambda>),
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeployLambda {
     #[command(flatten)]
@@ -189,7 +200,7 @@ pub(crate) struct DeployLambda {
     /// How many requests may run at once, over all versions [default: as it is]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) reserved_concurrency: Option<u32>,
-    /// The bucket the zip goes through; needed above 50 MB
+    /// The bucket the zip and the release's journal go to
     #[arg(long)]
     pub(crate) bucket: Option<String>,
     #[command(flatten)]
@@ -198,25 +209,55 @@ pub(crate) struct DeployLambda {
 
 /// How traffic moves.
 #[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Release")]
 pub(crate) struct ReleaseArgs {
-    /// all-at-once or canary [default: all-at-once]
+    /// How traffic moves [default: all-at-once]
     #[arg(long, value_enum)]
     pub(crate) strategy: Option<crate::settings::StrategyName>,
-    /// The candidate's share in each step, in percent [default: 10,50]
+    /// canary: the candidate's share in each step, in percent; `pause` waits for a person
+    /// [default: 10,50]
     #[arg(long, value_delimiter = ',', value_name = "PERCENT,…")]
-    pub(crate) steps: Option<Vec<f64>>,
-    /// How long to watch each step [default: 5min]
+    pub(crate) steps: Option<Vec<crate::settings::StepSetting>>,
+    /// linear: by how much the candidate's share grows, in percent [default: 20]
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) increment: Option<f64>,
+    /// canary, linear: how long to watch each step [default: 5min]
     #[arg(long, value_name = "TIME")]
     pub(crate) bake: Option<crate::settings::Time>,
-    /// The candidate's highest error rate, 0 to 1 [default: 0.01]
+    /// How long the old version is kept ready while the new one with all traffic is watched
+    /// [default: blue-green 15min, others not at all]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) keep: Option<crate::settings::Time>,
+    /// So many requests of our own must be answered before any traffic moves [default: 3,
+    /// blue-green 20]
+    #[arg(long, value_name = "N")]
+    pub(crate) warm_up: Option<u32>,
+    /// What to send then: a file with an infer request [default: zeros]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) request: Option<PathBuf>,
+    /// What must hold: `METRIC <= stable + 0.01` or `METRIC <= 0.05`, where METRIC is errors,
+    /// throttles, slower_than_250ms, outputs or custom:NAME; may be given more than once
+    /// [default: errors <= stable + 0.01, without a stable version beside it errors <= 0.02]
+    #[arg(long = "check", value_name = "CHECK")]
+    pub(crate) checks: Vec<String>,
+    /// Short for --check "errors <= RATE"
     #[arg(long, value_name = "RATE")]
     pub(crate) max_error_rate: Option<f64>,
+    /// The probability that the release is aborted though every check holds [default: 0.05]
+    #[arg(long, value_name = "PROBABILITY")]
+    pub(crate) alpha: Option<f64>,
     /// Fewer requests in a step than this are no evidence [default: 50]
     #[arg(long, value_name = "N")]
     pub(crate) min_requests: Option<u64>,
-    /// How long to wait for evidence after a step's bake before giving up [default: 30min]
+    /// What to do when a step is over and the evidence is not enough [default: hold]
+    #[arg(long, value_enum)]
+    pub(crate) on_inconclusive: Option<crate::settings::InconclusiveName>,
+    /// How long to hold a step for evidence after its time before giving up [default: 30min]
     #[arg(long, value_name = "TIME")]
     pub(crate) hold: Option<crate::settings::Time>,
+    /// How long the whole release may take [default: 24h]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) deadline: Option<crate::settings::Time>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -242,12 +283,27 @@ pub(crate) struct Status {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Release {
+    /// Show the releases of an alias, the newest first
+    List(ReleaseTarget),
+    /// Show where a release stands
+    Show(ReleaseNamed),
+    /// Follow a release that is under way
+    Watch(ReleaseNamed),
+    /// Go on with a release: one that was interrupted, is paused, or waits at a gate
+    Resume(ReleaseTarget),
+    /// Keep a release in its step
+    Pause(ReleaseTarget),
     /// Give the candidate all traffic now
     Promote(ReleaseTarget),
     /// Put all traffic back to the stable version
     Abort(ReleaseTarget),
+    /// Put all traffic back, also after a release has ended
+    Rollback(ReleaseTarget),
+    /// Write a page about a release
+    Report(ReleaseReport),
 }
 
+/// An alias.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReleaseTarget {
     #[command(flatten)]
@@ -255,6 +311,27 @@ pub(crate) struct ReleaseTarget {
     /// The alias [default: live]
     #[arg(long)]
     pub(crate) alias: Option<String>,
+    /// The bucket with the journals [default: the one under [lambda]]
+    #[arg(long)]
+    pub(crate) bucket: Option<String>,
+}
+
+/// One of its releases.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReleaseNamed {
+    #[command(flatten)]
+    pub(crate) target: ReleaseTarget,
+    /// The release's name, as `slsml release list` shows it [default: the latest]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReleaseReport {
+    #[command(flatten)]
+    pub(crate) release: ReleaseNamed,
+    /// The page to write
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

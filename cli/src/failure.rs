@@ -13,6 +13,8 @@ use slsml_local::{HomeError, ServeError};
 use slsml_package::{
     ArchiveError, ArtifactError, ExplainError, OverBudget, RuntimeError, WriteError,
 };
+use slsml_release::journal::JournalError;
+use slsml_release::lease::LeaseError;
 use slsml_release::ports::PortError;
 use slsml_release::{DriveError, StrategyError};
 
@@ -176,16 +178,54 @@ impl From<PortError> for Failure {
 impl From<DriveError> for Failure {
     fn from(error: DriveError) -> Failure {
         match error {
-            DriveError::Failed(error) => error.into(),
-            DriveError::Moved(what) => {
-                Failure::new(Exit::Moved, what).help("look at it with slsml status")
-            }
+            DriveError::Port(error) => error.into(),
+            DriveError::Lease(error) => error.into(),
+            DriveError::Journal(error) => error.into(),
             DriveError::UnderWay { .. } => Failure::new(Exit::Moved, error)
+                .help("look at it with slsml release show; go on with slsml release resume, or end it with slsml release promote or abort"),
+            DriveError::Divided { .. } => Failure::new(Exit::Moved, error)
                 .help("end it first: slsml release promote, or slsml release abort"),
-            DriveError::Abandoned { .. } => Failure::new(Exit::Cloud, error)
-                .help("end it from any machine: slsml release abort, or slsml release promote"),
+            DriveError::Stuck { .. } => Failure::new(Exit::Cloud, error),
             DriveError::NoStable => {
                 Failure::usage(error).help("deploy a first version with --strategy all-at-once")
+            }
+            DriveError::Unknown { .. } => Failure::usage(error).help(
+                "a metric of your own needs the dimensions FunctionName, Resource and Version, and is written custom:Namespace/Name",
+            ),
+            DriveError::NoMetrics(cause) => {
+                let message = format!("the metrics cannot be read, so nothing was moved: {cause}");
+                let denied = message.contains("AccessDenied") || message.contains("not authorized");
+                let failure = Failure::new(Exit::Cloud, message);
+                match denied {
+                    true => failure.help("allow cloudwatch:GetMetricData and cloudwatch:ListMetrics to whoever deploys"),
+                    false => failure,
+                }
+            }
+        }
+    }
+}
+
+impl From<LeaseError> for Failure {
+    fn from(error: LeaseError) -> Failure {
+        match error {
+            LeaseError::Port(error) => error.into(),
+            LeaseError::Held { .. } | LeaseError::Lost { .. } => Failure::new(Exit::Moved, error)
+                .help("follow it with slsml release watch, or steer it with slsml release pause, promote or abort"),
+            LeaseError::Malformed { .. } => Failure::new(Exit::Internal, error),
+        }
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Failure {
+        match error {
+            JournalError::Port(error) => error.into(),
+            JournalError::Format { .. } => {
+                Failure::usage(error).help("use that slsml, or a newer one")
+            }
+            JournalError::Rewritten(_) => Failure::new(Exit::Moved, error),
+            JournalError::Malformed { .. } | JournalError::Missing(_) => {
+                Failure::new(Exit::Internal, error)
             }
         }
     }
@@ -193,9 +233,7 @@ impl From<DriveError> for Failure {
 
 impl From<StrategyError> for Failure {
     fn from(error: StrategyError) -> Failure {
-        Failure::usage(error).help(
-            "see [release] in slsml.toml, --steps, --bake, --max-error-rate and --min-requests",
-        )
+        Failure::usage(error).help("see [release] in slsml.toml, or slsml deploy lambda --help")
     }
 }
 

@@ -4,10 +4,13 @@
 
 mod args;
 mod commands;
+mod engine;
 mod failure;
+mod folder;
 mod place;
 mod printer;
 mod settings;
+mod story;
 
 use std::process::ExitCode;
 

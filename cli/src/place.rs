@@ -13,6 +13,7 @@ use crate::settings::Settings;
 pub(crate) struct Place {
     pub(crate) clients: Clients,
     pub(crate) local: bool,
+    local_dir: Option<PathBuf>,
 }
 
 impl Place {
@@ -24,7 +25,8 @@ impl Place {
                 ..Connect::default()
             },
         };
-        Ok(Place { clients: Clients::connect(&connect).await?, local: args.local })
+        let clients = Clients::connect(&connect).await?;
+        Ok(Place { clients, local: args.local, local_dir: args.local_dir.clone() })
     }
 
     /// The role of a new function.
@@ -33,6 +35,14 @@ impl Place {
             // Roles of an account mean nothing here.
             true => Some(flag.unwrap_or_else(|| slsml_local::ROLE_ARN.into())),
             false => flag.or_else(|| settings.lambda.role.clone()),
+        }
+    }
+
+    /// The folder with the journals of what is released here, where no bucket holds them.
+    pub(crate) fn journals(&self) -> Result<PathBuf, Failure> {
+        match self.local {
+            true => Ok(local_home(self.local_dir.clone())?.dir().join("releases")),
+            false => Ok(state_folder()?.join("slsml/releases")),
         }
     }
 
@@ -62,10 +72,14 @@ pub(crate) fn local_home(dir: Option<PathBuf>) -> Result<Home, Failure> {
     if let Some(dir) = dir {
         return Ok(Home::new(std::path::absolute(dir)?));
     }
+    let state = state_folder()?;
+    Ok(Home::new(state.join("slsml/local")))
+}
+
+/// The user's folder for what programs remember.
+fn state_folder() -> Result<PathBuf, Failure> {
     let state =
         std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let state = state.or_else(|| Some(std::env::home_dir()?.join(".local/state")));
-    let state =
-        state.ok_or_else(|| Failure::usage("there is no home folder").help("pass --dir DIR"))?;
-    Ok(Home::new(state.join("slsml/local")))
+    state.ok_or_else(|| Failure::usage("there is no home folder").help("set XDG_STATE_HOME"))
 }

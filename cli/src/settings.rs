@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use slsml_import::{DimOverride, ShapeOverride, Shapes};
 use slsml_model::{Precision, Tolerance};
 use slsml_package::{Arch, Budgets, Runtime};
-use slsml_release::{Check, Limit, Step, Strategy, Weight};
+use slsml_release::{
+    Against, Check, Measure, OnInconclusive, Rule, Stage, Strategy, StrategyError, Weight,
+};
 
 use crate::args::{ArchName, Package, PrecisionName, ReleaseArgs};
 use crate::failure::{Exit, Failure};
@@ -115,16 +117,37 @@ pub(crate) struct LambdaSettings {
 pub(crate) struct ReleaseSettings {
     /// How traffic moves. Default: all-at-once.
     strategy: Option<StrategyName>,
-    /// The candidate's share in each step, in percent. Default: [10, 50].
-    steps: Option<Vec<f64>>,
-    /// How long to watch each step, as "90s" or "5min". Default: 5min.
+    /// canary: the candidate's share in each step, in percent; "pause" waits for a person. Default:
+    /// [10, 50].
+    steps: Option<Vec<StepSetting>>,
+    /// linear: by how much the candidate's share grows, in percent. Default: 20.
+    increment: Option<f64>,
+    /// canary, linear: how long to watch each step, as "90s" or "5min". Default: 5min.
     bake: Option<Time>,
-    /// The candidate's highest error rate, 0 to 1. Default: 0.01.
+    /// How long the old version is kept ready while the new one with all traffic is watched.
+    /// Default: blue-green 15min, others not at all.
+    keep: Option<Time>,
+    /// So many requests of our own must be answered before any traffic moves. Default: 3,
+    /// blue-green 20.
+    warm_up: Option<u32>,
+    /// What to send then: a file with an infer request, from this file's folder. Default: zeros.
+    request: Option<PathBuf>,
+    /// What must hold, each as "METRIC <= stable + 0.01" or "METRIC <= 0.05", where METRIC is errors,
+    /// throttles, slower_than_250ms, outputs or custom:NAME. Default: errors <= stable + 0.01,
+    /// without a stable version beside it errors <= 0.02.
+    checks: Vec<String>,
+    /// Short for the check "errors <= RATE".
     max_error_rate: Option<f64>,
+    /// The probability that the release is aborted though every check holds. Default: 0.05.
+    alpha: Option<f64>,
     /// Fewer requests in a step than this are no evidence. Default: 50.
     min_requests: Option<u64>,
-    /// How long to wait for evidence after a step's bake before giving up. Default: 30min.
+    /// What to do when a step is over and the evidence is not enough. Default: hold.
+    on_inconclusive: Option<InconclusiveName>,
+    /// How long to hold a step for evidence after its time before giving up. Default: 30min.
     hold: Option<Time>,
+    /// How long the whole release may take. Default: 24h.
+    deadline: Option<Time>,
 }
 
 /// A strategy's name.
@@ -135,8 +158,50 @@ pub(crate) struct ReleaseSettings {
 pub(crate) enum StrategyName {
     /// All traffic in one move.
     AllAtOnce,
+    /// All traffic in one move, watched, the old version kept ready.
+    BlueGreen,
     /// Step by step, each watched.
     Canary,
+    /// Equal steps in equal intervals, each watched.
+    Linear,
+}
+
+/// What to do without enough evidence.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum InconclusiveName {
+    /// Wait for more, then abort.
+    Hold,
+    /// Abort.
+    Abort,
+    /// Go on without evidence.
+    Promote,
+}
+
+/// A step of a canary: a share in percent, or "pause".
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(crate) enum StepSetting {
+    /// A share in percent.
+    Percent(f64),
+    /// "pause": wait for a person.
+    Word(String),
+}
+
+impl FromStr for StepSetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<StepSetting, String> {
+        match text.trim() {
+            "pause" => Ok(StepSetting::Word("pause".into())),
+            number => number
+                .parse()
+                .map(StepSetting::Percent)
+                .map_err(|_| format!("`{text}` is neither a share in percent nor `pause`")),
+        }
+    }
 }
 
 /// A length of time: "90s", "5min", "1h 30min".
@@ -375,46 +440,162 @@ impl Settings {
         flag.or_else(|| self.lambda.alias.clone()).unwrap_or_else(|| "live".into())
     }
 
-    pub(crate) fn strategy(&self, args: ReleaseArgs) -> Result<Strategy, Failure> {
+    pub(crate) fn strategy(&self, args: &ReleaseArgs) -> Result<Strategy, Failure> {
         let file = &self.release;
-        let name = args.strategy.or(file.strategy);
-        let flags = args.steps.is_some()
-            || args.bake.is_some()
-            || args.hold.is_some()
-            || args.max_error_rate.is_some()
-            || args.min_requests.is_some();
-        let keys = file.steps.is_some()
-            || file.bake.is_some()
-            || file.hold.is_some()
-            || file.max_error_rate.is_some()
-            || file.min_requests.is_some();
-        match name {
-            Some(StrategyName::Canary) => {}
-            // What was asked to be watched must not be released unwatched.
-            _ if flags || name.is_none() && keys => {
-                return Err(Failure::usage(
-                    "steps, bake, hold, max_error_rate and min_requests belong to a canary",
-                )
-                .help("add --strategy canary, or strategy = \"canary\" under [release]"));
-            }
-            _ => return Ok(Strategy::all_at_once()),
-        }
-        let minutes = |minutes: u64| Time(Duration::from_secs(60 * minutes));
-        let bake = args.bake.or(file.bake).unwrap_or(minutes(5)).0;
-        let hold = args.hold.or(file.hold).unwrap_or(minutes(30)).0;
-        let percents =
-            args.steps.or_else(|| file.steps.clone()).unwrap_or_else(|| vec![10.0, 50.0]);
-        let steps = percents
-            .into_iter()
-            .map(|percent| {
-                Ok(Step { weight: Weight::percent(percent).map_err(Failure::usage)?, bake })
-            })
-            .collect::<Result<Vec<_>, Failure>>()?;
-        let check = Check {
-            limit: Limit::ErrorRate(args.max_error_rate.or(file.max_error_rate).unwrap_or(0.01)),
-            min_requests: args.min_requests.or(file.min_requests).unwrap_or(50),
+        let name = args.strategy.or(file.strategy).unwrap_or(StrategyName::AllAtOnce);
+        self.refuse_foreign_keys(args, name)?;
+        let time = |flag: Option<Time>, key: Option<Time>, default: u64| {
+            flag.or(key).map_or(Duration::from_secs(default), |time| time.0)
         };
-        Ok(Strategy::canary(steps, vec![check], hold)?)
+        let bake = time(args.bake, file.bake, 300);
+        let keep = match name {
+            StrategyName::BlueGreen => time(args.keep, file.keep, 900),
+            _ => time(args.keep, file.keep, 0),
+        };
+        let watch = |percent| -> Result<Stage, Failure> {
+            Ok(Stage::Watch { weight: Weight::percent(percent).map_err(Failure::usage)?, bake })
+        };
+        let usual_warm_up = if name == StrategyName::BlueGreen { 20 } else { 3 };
+        let requests = args.warm_up.or(file.warm_up).unwrap_or(usual_warm_up);
+        let mut stages = vec![Stage::WarmUp { requests }];
+        match name {
+            StrategyName::AllAtOnce | StrategyName::BlueGreen => {}
+            StrategyName::Canary => {
+                let usual = || vec![StepSetting::Percent(10.0), StepSetting::Percent(50.0)];
+                let steps = args.steps.clone().or_else(|| file.steps.clone()).unwrap_or_else(usual);
+                if steps.is_empty() {
+                    return Err(StrategyError::NoSteps(slsml_release::StrategyName::Canary).into());
+                }
+                for step in steps {
+                    stages.push(match step {
+                        StepSetting::Percent(percent) => watch(percent)?,
+                        StepSetting::Word(word) if word == "pause" => Stage::Pause,
+                        StepSetting::Word(word) => {
+                            return Err(Failure::usage(format!(
+                                "`{word}` is no step: give a share in percent, or \"pause\""
+                            )));
+                        }
+                    });
+                }
+            }
+            StrategyName::Linear => {
+                let increment = args.increment.or(file.increment).unwrap_or(20.0);
+                if !(0.1..100.0).contains(&increment) {
+                    return Err(Failure::usage(format!(
+                        "an increment of {increment} % makes no steps: it must be from 0.1 to below 100"
+                    )));
+                }
+                let mut percent = increment;
+                while percent < 100.0 {
+                    stages.push(watch((percent * 100.0).round() / 100.0)?);
+                    percent += increment;
+                }
+            }
+        }
+        stages.push(Stage::at_once(keep));
+        let strategy = Strategy {
+            name: name.into(),
+            checks: self.checks(args, &stages)?,
+            stages,
+            alpha: args.alpha.or(file.alpha).unwrap_or(0.05),
+            on_inconclusive: match args.on_inconclusive.or(file.on_inconclusive) {
+                None | Some(InconclusiveName::Hold) => OnInconclusive::Hold,
+                Some(InconclusiveName::Abort) => OnInconclusive::Abort,
+                Some(InconclusiveName::Promote) => OnInconclusive::Promote,
+            },
+            hold: time(args.hold, file.hold, 1800),
+            deadline: time(args.deadline, file.deadline, 24 * 3600),
+        };
+        strategy.validate()?;
+        Ok(strategy)
+    }
+
+    /// What was asked to be watched must not be released unwatched.
+    fn refuse_foreign_keys(&self, args: &ReleaseArgs, name: StrategyName) -> Result<(), Failure> {
+        use StrategyName::{AllAtOnce, BlueGreen, Canary, Linear};
+        let file = &self.release;
+        let keys: [(&str, bool, &[StrategyName]); 6] = [
+            ("steps", args.steps.is_some() || file.steps.is_some(), &[Canary]),
+            ("increment", args.increment.is_some() || file.increment.is_some(), &[Linear]),
+            ("bake", args.bake.is_some() || file.bake.is_some(), &[Canary, Linear]),
+            (
+                "max_error_rate",
+                args.max_error_rate.is_some() || file.max_error_rate.is_some(),
+                &[Canary, Linear, BlueGreen],
+            ),
+            (
+                "min_requests",
+                args.min_requests.is_some() || file.min_requests.is_some(),
+                &[Canary, Linear, BlueGreen],
+            ),
+            ("hold", args.hold.is_some() || file.hold.is_some(), &[Canary, Linear, BlueGreen]),
+        ];
+        // All at once may be watched, too, and then everything makes sense but steps.
+        let kept = args.keep.or(file.keep).is_some();
+        for (key, given, belongs) in keys {
+            let fits = belongs.contains(&name)
+                || name == AllAtOnce && kept && belongs.contains(&BlueGreen);
+            if given && !fits {
+                let names: Vec<String> = belongs.iter().map(ToString::to_string).collect();
+                let wanted = belongs.first().map(ToString::to_string).unwrap_or_default();
+                return Err(Failure::usage(format!(
+                    "{key} belongs to {}, and the strategy is {name}",
+                    names.join(" and ")
+                ))
+                .help(format!(
+                    "add --strategy {wanted}, or strategy = \"{wanted}\" under [release]"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn checks(&self, args: &ReleaseArgs, stages: &[Stage]) -> Result<Vec<Check>, Failure> {
+        let file = &self.release;
+        let texts = if args.checks.is_empty() { &file.checks } else { &args.checks };
+        let mut rules = texts
+            .iter()
+            .map(|text| text.parse::<Rule>().map_err(Failure::usage))
+            .collect::<Result<Vec<Rule>, Failure>>()?;
+        if let Some(limit) = args.max_error_rate.or(file.max_error_rate) {
+            rules.push(Rule { metric: Measure::Errors, against: Against::Limit(limit) });
+        }
+        let beside =
+            |stage: &Stage| matches!(*stage, Stage::Watch { weight, .. } if weight != Weight::ALL);
+        let alone = |stage: &Stage| matches!(*stage, Stage::Watch { weight: Weight::ALL, bake } if bake > Duration::ZERO);
+        if rules.is_empty() && stages.iter().any(beside) {
+            let against = Against::Stable { tolerance: 0.01 };
+            rules.push(Rule { metric: Measure::Errors, against });
+        }
+        let limited = rules.iter().any(|rule| matches!(rule.against, Against::Limit(_)));
+        if !limited && texts.is_empty() && stages.iter().any(alone) {
+            rules.push(Rule { metric: Measure::Errors, against: Against::Limit(0.02) });
+        }
+        let min_requests = args.min_requests.or(file.min_requests).unwrap_or(50);
+        let check = |Rule { metric, against }| Check { metric, against, min_requests };
+        Ok(rules.into_iter().map(check).collect())
+    }
+
+    /// The infer request a candidate is warmed with, if one is named.
+    pub(crate) fn warm_up_request(&self, flag: Option<&Path>) -> Option<PathBuf> {
+        let key = self.release.request.as_ref().map(|path| self.folder.join(path));
+        flag.map(Path::to_owned).or(key)
+    }
+
+    /// The bucket for zips and journals.
+    pub(crate) fn bucket(&self, flag: Option<String>) -> Option<String> {
+        flag.or_else(|| self.lambda.bucket.clone())
+    }
+}
+
+impl From<StrategyName> for slsml_release::StrategyName {
+    fn from(name: StrategyName) -> Self {
+        match name {
+            StrategyName::AllAtOnce => Self::AllAtOnce,
+            StrategyName::BlueGreen => Self::BlueGreen,
+            StrategyName::Canary => Self::Canary,
+            StrategyName::Linear => Self::Linear,
+        }
     }
 }
 
@@ -483,7 +664,9 @@ impl fmt::Display for StrategyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::AllAtOnce => "all-at-once",
+            Self::BlueGreen => "blue-green",
             Self::Canary => "canary",
+            Self::Linear => "linear",
         })
     }
 }
@@ -516,25 +699,53 @@ mod tests {
         assert!(failure.message.contains("`soon` is not a length of time"), "{failure}");
     }
 
+    fn bakes(strategy: &Strategy) -> Vec<(f64, u64)> {
+        let bake = |stage: &Stage| match stage {
+            Stage::Watch { weight, bake } => Some((weight.as_percent(), bake.as_secs())),
+            _ => None,
+        };
+        strategy.stages.iter().filter_map(bake).collect()
+    }
+
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let settings =
             parse("[release]\nstrategy = \"canary\"\nsteps = [25]\nmin_requests = 7\n").unwrap();
-        let strategy = settings.strategy(ReleaseArgs::default()).unwrap();
-        assert_eq!(strategy.steps[0].weight, Weight::percent(25.0).unwrap());
-        assert_eq!(strategy.steps[0].bake, Duration::from_secs(300));
-        let args = ReleaseArgs { steps: Some(vec![1.0, 2.0]), ..ReleaseArgs::default() };
-        let strategy = settings.strategy(args).unwrap();
-        assert_eq!(strategy.steps.len(), 2);
+        let strategy = settings.strategy(&ReleaseArgs::default()).unwrap();
+        assert_eq!(bakes(&strategy), [(25.0, 300), (100.0, 0)]);
+        let steps = Some(vec![StepSetting::Percent(1.0), StepSetting::Percent(2.0)]);
+        let args = ReleaseArgs { steps, ..ReleaseArgs::default() };
+        let strategy = settings.strategy(&args).unwrap();
+        assert_eq!(bakes(&strategy), [(1.0, 300), (2.0, 300), (100.0, 0)]);
         assert_eq!(strategy.checks[0].min_requests, 7);
+    }
+
+    #[test]
+    fn each_strategy_has_the_stages_and_checks_its_name_promises() {
+        let strategy = |text: &str| {
+            parse(&format!("[release]\n{text}\n")).unwrap().strategy(&ReleaseArgs::default())
+        };
+        let linear = strategy("strategy = \"linear\"\nincrement = 40\nbake = \"1min\"").unwrap();
+        assert_eq!(bakes(&linear), [(40.0, 60), (80.0, 60), (100.0, 0)]);
+        let blue_green = strategy("strategy = \"blue-green\"").unwrap();
+        assert_eq!(bakes(&blue_green), [(100.0, 900)]);
+        assert_eq!(blue_green.checks[0].against, Against::Limit(0.02));
+        let gated = strategy("strategy = \"canary\"\nsteps = [10, \"pause\", 50]").unwrap();
+        assert_eq!(gated.stages[2], Stage::Pause);
+        assert!(strategy("strategy = \"canary\"\nsteps = [\"pause\", 50]").is_err());
+        assert!(strategy("strategy = \"canary\"\nchecks = [\"cpu <= 1\"]").is_err());
+        assert!(strategy("bake = \"1min\"").is_err(), "nothing is watched all at once");
+        assert!(strategy("").unwrap().checks.is_empty());
     }
 
     #[test]
     fn a_canary_that_makes_no_sense_is_refused() {
         let settings = parse("[release]\nstrategy = \"canary\"\n").unwrap();
-        for steps in [vec![0.0], vec![100.0], vec![50.0, 10.0], vec![101.0], vec![-1.0]] {
-            let args = ReleaseArgs { steps: Some(steps.clone()), ..ReleaseArgs::default() };
-            assert_eq!(settings.strategy(args).unwrap_err().exit, Exit::Usage, "{steps:?}");
+        for steps in [vec![0.0], vec![100.0], vec![50.0, 10.0], vec![101.0], vec![-1.0], vec![]] {
+            let steps = Some(steps.into_iter().map(StepSetting::Percent).collect());
+            let args = ReleaseArgs { steps, ..ReleaseArgs::default() };
+            let failure = settings.strategy(&args).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage, "{failure}");
         }
     }
 }

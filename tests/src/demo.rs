@@ -23,8 +23,8 @@ const CANARY: [&str; 10] = [
     "5s",
     "--min-requests",
     "20",
-    "--max-error-rate",
-    "0.02",
+    "--check",
+    "errors <= stable + 0.04",
 ];
 
 /// A row of the table.

@@ -1,9 +1,11 @@
 //! Releases by the built `slsml` on a local Lambda, under live traffic.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use aws_sdk_lambda::types::AliasRoutingConfiguration;
 use slsml_e2e::slsml::{LocalLambda, command};
 use slsml_e2e::traffic::{Traffic, client};
 
@@ -176,8 +178,9 @@ fn a_release_ended_by_hand_stops_the_one_who_ran_it() {
         assert_eq!((code, &value["changed"]), (0, &true.into()), "{value}");
         let output = canary.wait_with_output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(7), "{told}");
-        assert!(told.contains("somebody else moved the traffic"), "{told}");
+        let code = if ending == "abort" { 5 } else { 0 };
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        assert!(told.contains(&format!("asked to {ending}")), "{told}");
         assert_eq!(
             split(&cloud),
             serde_json::json!({ "stable": stable, "candidate": null }),
@@ -219,20 +222,121 @@ fn names_that_lambda_would_refuse_are_refused_before_anything_is_created() {
 }
 
 #[tokio::test]
-async fn a_foreign_move_of_the_alias_is_left_alone() {
+async fn a_foreign_move_of_the_alias_is_left_alone_and_another_change_of_it_does_no_harm() {
     let cloud = deployed("v1");
     let v2 = cloud.package("v2").unwrap();
     let canary = waiting_canary(&cloud, &v2);
     let client = client(&cloud.endpoint);
-    client
-        .update_alias()
-        .function_name("digits")
-        .name("live")
-        .description("mine now")
-        .send()
-        .await
-        .unwrap();
+    let update = || client.update_alias().function_name("digits").name("live");
+    update().description("mine now").send().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let weights = HashMap::from([("2".to_owned(), 0.2)]);
+    let routing =
+        AliasRoutingConfiguration::builder().set_additional_version_weights(Some(weights));
+    update().routing_config(routing.build()).send().await.unwrap();
     let output = canary.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(7));
+    assert_eq!(split(&cloud)["candidate"], serde_json::json!(["2", 20.0]));
+    let (_, history) = cloud.json(&["history", "--function", "digits"]).unwrap();
+    assert!(history["releases"][0]["outcome"]["foreign"].is_object(), "{history}");
+}
+
+#[test]
+fn a_killed_release_is_resumed_and_its_journal_tells_the_whole_story() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    let mut canary = waiting_canary(&cloud, &v2);
+    canary.kill().unwrap();
+    canary.wait().unwrap();
     assert_eq!(split(&cloud)["candidate"], serde_json::json!(["2", 10.0]));
+    let (code, value) = cloud.deploy(&v2, &[]).unwrap();
+    assert_eq!(code, 7, "{value}");
+    assert!(value["error"]["help"].as_str().unwrap().contains("slsml release resume"), "{value}");
+    let (code, value) = cloud.json(&["release", "pause", "--function", "digits"]).unwrap();
+    assert_eq!((code, &value["watched"]), (0, &false.into()), "{value}");
+    let (code, value) = cloud.json(&["release", "promote", "--function", "digits"]).unwrap();
+    assert_eq!((code, &value["outcome"]), (0, &"promoted".into()), "{value}");
+    assert_eq!(split(&cloud)["stable"], "2");
+    let (_, shown) = cloud.json(&["release", "show", "--function", "digits"]).unwrap();
+    let facts: Vec<&str> = shown["journal"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["fact"].as_str().unwrap())
+        .collect();
+    assert_eq!(facts.first(), Some(&"began"));
+    assert!(facts.contains(&"taken_over") && facts.contains(&"asked"), "{facts:?}");
+}
+
+#[test]
+fn a_rollback_works_after_success_and_asks_no_metrics() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    assert_eq!(cloud.deploy(&v2, &[]).unwrap().0, 0);
+    for (changed, stable) in [(true, "1"), (false, "1")] {
+        let (code, value) = cloud.json(&["release", "rollback", "--function", "digits"]).unwrap();
+        assert_eq!((code, &value["changed"]), (0, &changed.into()), "{value}");
+        assert_eq!(split(&cloud)["stable"], stable);
+    }
+    let (_, history) = cloud.json(&["history", "--function", "digits"]).unwrap();
+    assert_eq!(history["releases"][0]["rolled_back_later"], true, "{history}");
+}
+
+#[tokio::test]
+async fn a_rollback_to_a_version_that_is_gone_says_so() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    assert_eq!(cloud.deploy(&v2, &[]).unwrap().0, 0);
+    let client = client(&cloud.endpoint);
+    client.delete_function().function_name("digits").qualifier("1").send().await.unwrap();
+    let (code, value) = cloud.json(&["release", "rollback", "--function", "digits"]).unwrap();
+    assert_eq!(code, 4, "{value}");
+    assert!(
+        value["error"]["message"].as_str().unwrap().contains("does not exist any more"),
+        "{value}"
+    );
+}
+
+#[test]
+fn a_plan_changes_nothing_and_says_nothing_once_it_is_done() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    let before = state(&cloud);
+    let artifact = v2.to_string_lossy();
+    let plan = ["plan", "lambda", "--memory-mb", "512", "--artifact", &*artifact];
+    let args = [&plan[..], &CANARY[..]].concat();
+    let (code, plan) = cloud.json(&args).unwrap();
+    assert_eq!(code, 0, "{plan}");
+    assert_eq!(plan["changes"], serde_json::json!(["code", "publish"]), "{plan}");
+    let splits: Vec<String> = plan["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|step| step.get("split"))
+        .map(|split| split["candidate"].to_string())
+        .collect();
+    assert_eq!(splits.len(), 3, "{plan}");
+    assert!(state(&cloud) == before);
+    assert_eq!(cloud.deploy(&v2, &[]).unwrap().0, 0);
+    let (_, plan) = cloud.json(&args).unwrap();
+    assert_eq!(
+        (&plan["changes"], &plan["steps"]),
+        (&serde_json::json!([]), &serde_json::json!([]))
+    );
+}
+
+#[test]
+fn a_journal_in_a_bucket_is_found_by_the_next_command() {
+    let cloud = deployed("v1");
+    std::fs::create_dir(cloud.dir().join("s3/artifacts")).unwrap();
+    let v2 = cloud.package("v2").unwrap();
+    let (code, value) = cloud.deploy(&v2, &["--bucket", "artifacts"]).unwrap();
+    assert_eq!(code, 0, "{value}");
+    let here = ["history", "--function", "digits", "--bucket", "artifacts"];
+    let (_, history) = cloud.json(&here).unwrap();
+    assert_eq!(history["releases"].as_array().unwrap().len(), 1, "{history}");
+    assert_eq!(history["releases"][0]["candidate"], "2");
+    let back = ["release", "rollback", "--function", "digits", "--bucket", "artifacts"];
+    assert_eq!(cloud.json(&back).unwrap().0, 0);
+    assert_eq!(split(&cloud)["stable"], "1");
 }

@@ -9,7 +9,7 @@ mod package;
 mod release;
 mod status;
 
-use crate::args::{Args, Command, Deploy};
+use crate::args::{Args, Command, Deploy, Plan};
 use crate::failure::{Exit, Failure};
 use crate::printer::Printer;
 use crate::settings::{self, Settings};
@@ -25,9 +25,11 @@ pub(crate) fn run(args: Args, printer: &Printer) -> Result<Exit, Failure> {
         Command::Deploy(Deploy::Lambda(args)) => {
             block_on(deploy::run(&settings()?, *args, printer))
         }
+        Command::Plan(Plan::Lambda(args)) => block_on(deploy::plan(&settings()?, *args, printer)),
         Command::Invoke(args) => block_on(invoke::run(&settings()?, args, printer)),
         Command::Status(args) => block_on(status::run(&settings()?, args, printer)),
         Command::Release(args) => block_on(release::run(&settings()?, args, printer)),
+        Command::History(args) => block_on(release::history(&settings()?, args, printer)),
         Command::Local(command) => local::run(command, printer),
         Command::Schema => {
             let schema = settings::schema();

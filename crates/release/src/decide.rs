@@ -4,163 +4,196 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Check, Evidence, Limit, OnInconclusive, Revision, Split, Strategy, Weight};
+use crate::check::{Judgement, Verdict};
+use crate::journal::{Ask, Next, Probed};
+use crate::{OnInconclusive, Split, Stage, State, Strategy};
 
 /// A point in time: how long since the Unix epoch.
 pub type Instant = Duration;
 
-/// Where a release stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    /// Who served before the release; none at a first one.
-    pub stable: Option<Revision>,
-    /// Who is being released.
-    pub candidate: Revision,
-    /// The split as it was observed; none before the first one.
-    pub split: Option<Split>,
-    /// When the step in force began.
-    pub step_began: Instant,
-}
+/// How long a candidate may have traffic while nothing can be read of it.
+pub const BLIND_LIMIT: Duration = Duration::from_secs(300);
 
 /// What to do next.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Give the candidate this share: step number (from 0) and split.
-    Shift {
-        /// Which step begins.
-        step: usize,
-        /// The split to set.
-        split: Split,
+    /// Send the candidate so many requests of our own.
+    Probe {
+        /// How many.
+        requests: u32,
+    },
+    /// Move on, or back.
+    Go {
+        /// Where to.
+        to: Next,
+        /// The split to set; none if traffic stays as it is.
+        split: Option<Split>,
     },
     /// Look again at this time or earlier.
     Wait {
-        /// When the bake or the hold is over.
+        /// When something else would be decided on the same evidence.
         until: Instant,
-        /// Whether the bake is over and evidence is missing.
-        held: bool,
+        /// What for.
+        why: Waiting,
     },
-    /// All traffic to the candidate.
-    Promote {
-        /// The split to set.
-        split: Split,
+    /// It is over.
+    End(Outcome),
+}
+
+/// What a release waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Waiting {
+    /// The stage's time.
+    Bake,
+    /// Evidence, though the stage's time is over.
+    Evidence,
+    /// A person to say go on.
+    Person,
+}
+
+/// How a release ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The candidate has all traffic.
+    Promoted {
+        /// Who asked for it before its time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
-    /// All traffic back to the stable revision.
-    RollBack {
-        /// The split to set.
-        split: Split,
-        /// Why.
-        reason: Reason,
+    /// The stable revision has all traffic again, or still.
+    RolledBack(Reason),
+    /// Somebody else moved the target; it was left as it was found.
+    Foreign {
+        /// What was found.
+        found: String,
     },
-    /// The candidate has all traffic: nothing is left to do.
-    Done,
 }
 
 /// Why a release is rolled back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// A check failed on this evidence.
-    CheckFailed {
-        /// The check.
-        check: Check,
-        /// What it saw.
-        evidence: Evidence,
-    },
+    /// A check failed.
+    CheckFailed(Box<Judgement>),
     /// The evidence never was enough.
-    Inconclusive {
-        /// The check.
-        check: Check,
-        /// What it saw.
-        evidence: Evidence,
+    Inconclusive(Box<Judgement>),
+    /// The candidate did not answer requests of our own.
+    ProbeFailed(Probed),
+    /// Nothing could be read for too long.
+    Blind,
+    /// It took too long.
+    Deadline,
+    /// Somebody asked for it.
+    Asked {
+        /// Who.
+        by: String,
     },
 }
 
-/// What a check says of the evidence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// It holds.
-    Pass,
-    /// It is broken.
-    Fail,
-    /// Too little is known.
-    Inconclusive,
-}
-
-impl Check {
-    /// What this check says of the evidence.
-    pub fn verdict(&self, evidence: &Evidence) -> Verdict {
-        let Limit::ErrorRate(limit) = self.limit;
-        let candidate = evidence.candidate;
-        // The smallest sample guards promotion. Failures that would break the limit even if all of
-        // the rest of it went well need not be waited for.
-        let sample = candidate.requests.max(self.min_requests);
-        if candidate.errors as f64 > limit * sample as f64 {
-            Verdict::Fail
-        } else if candidate.requests < self.min_requests {
-            Verdict::Inconclusive
-        } else {
-            Verdict::Pass
+/// The next action of a release. `judgements` is what its checks say of what was counted so far.
+pub fn decide(
+    strategy: &Strategy,
+    state: &State,
+    judgements: &[Judgement],
+    now: Instant,
+) -> Action {
+    if let Some(outcome) = &state.ended {
+        return Action::End(outcome.clone());
+    }
+    match &state.wish {
+        Some((Ask::Abort, by)) => return roll_back(state, Reason::Asked { by: by.clone() }),
+        Some((Ask::Promote, by)) => {
+            let split = Some(Split::all_to(state.candidate.clone()));
+            return Action::Go { to: Next::Promote { by: by.clone() }, split };
         }
+        _ => {}
     }
-}
-
-/// The next action of a release. `evidence` is what was counted since the step began; before the
-/// first step it is empty.
-pub fn decide(strategy: &Strategy, state: &State, evidence: &Evidence, now: Instant) -> Action {
-    let candidate = &state.candidate;
-    let everything = Split::all_to(candidate.clone());
-    if state.split.as_ref() == Some(&everything) {
-        return Action::Done;
+    if let Some(failed) = first(judgements, Verdict::Fail) {
+        return roll_back(state, Reason::CheckFailed(failed));
     }
-    // Nobody serves yet: there is nothing to compare with, and nobody to protect.
-    let (Some(split), Some(stable)) = (&state.split, &state.stable) else {
-        return Action::Promote { split: everything };
-    };
-    let Some(step) = current_step(strategy, split, candidate) else {
-        return shift(strategy, 0, stable, candidate);
-    };
-    let roll_back = |reason| Action::RollBack { split: Split::all_to(stable.clone()), reason };
-    let mut waiting_for = None;
-    for check in &strategy.checks {
-        match check.verdict(evidence) {
-            Verdict::Pass => {}
-            Verdict::Fail => {
-                return roll_back(Reason::CheckFailed { check: *check, evidence: *evidence });
+    let blind = state.blind_since.is_some_and(|since| now.saturating_sub(since) >= BLIND_LIMIT);
+    if blind && state.is_watched() {
+        return roll_back(state, Reason::Blind);
+    }
+    let deadline = state.began.saturating_add(strategy.deadline);
+    // At the very end there is nothing left to be late for, or to wait with.
+    let last = state.stage.filter(|at| at + 1 == strategy.stages.len());
+    let done = last.is_some_and(|at| is_over(strategy, state, at, judgements, now));
+    if now >= deadline && !done {
+        return roll_back(state, Reason::Deadline);
+    }
+    if state.paused && !done {
+        return Action::Wait { until: deadline, why: Waiting::Person };
+    }
+    let Some(at) = state.stage else { return enter(strategy, state, 0) };
+    match strategy.stages.get(at) {
+        None => Action::End(Outcome::Promoted { by: None }),
+        Some(Stage::WarmUp { requests }) => match &state.probed {
+            None if *requests > 0 => Action::Probe { requests: *requests },
+            Some(probed) if probed.failed > 0 => {
+                roll_back(state, Reason::ProbeFailed(probed.clone()))
             }
-            Verdict::Inconclusive => waiting_for = waiting_for.or(Some(*check)),
-        }
-    }
-    let bake_over = state.step_began.saturating_add(strategy.steps[step].bake);
-    let hold_over = bake_over.saturating_add(strategy.hold);
-    if now < bake_over {
-        return Action::Wait { until: bake_over, held: false };
-    }
-    match (waiting_for, strategy.on_inconclusive) {
-        (None, _) => shift(strategy, step + 1, stable, candidate),
-        (Some(_), OnInconclusive::Hold) if now < hold_over => {
-            Action::Wait { until: hold_over, held: true }
-        }
-        (Some(check), _) => roll_back(Reason::Inconclusive { check, evidence: *evidence }),
-    }
-}
-
-/// The step whose weight the candidate has: the last one not above it.
-fn current_step(strategy: &Strategy, split: &Split, candidate: &Revision) -> Option<usize> {
-    let (revision, weight) = split.candidate.as_ref()?;
-    if revision != candidate || *weight == Weight::NONE {
-        return None;
-    }
-    strategy.steps.iter().rposition(|step| step.weight <= *weight)
-}
-
-fn shift(strategy: &Strategy, step: usize, stable: &Revision, candidate: &Revision) -> Action {
-    match strategy.steps.get(step) {
-        Some(next) => Action::Shift {
-            step,
-            split: Split::between(stable.clone(), candidate.clone(), next.weight),
+            _ => enter(strategy, state, at + 1),
         },
-        None => Action::Promote { split: Split::all_to(candidate.clone()) },
+        Some(Stage::Pause) if state.resumed => enter(strategy, state, at + 1),
+        Some(Stage::Pause) => Action::Wait { until: deadline, why: Waiting::Person },
+        Some(Stage::Watch { bake, .. }) => {
+            let bake_over = state.stage_began.saturating_add(*bake);
+            let hold_over = bake_over.saturating_add(strategy.hold);
+            // Without time to watch there is nothing to say: the move was the stage.
+            let unsure = match *bake > Duration::ZERO {
+                true => first(judgements, Verdict::Inconclusive),
+                false => None,
+            };
+            match (unsure, strategy.on_inconclusive) {
+                _ if now < bake_over => {
+                    Action::Wait { until: bake_over.min(deadline), why: Waiting::Bake }
+                }
+                (None, _) | (_, OnInconclusive::Promote) => enter(strategy, state, at + 1),
+                (_, OnInconclusive::Hold) if now < hold_over => {
+                    Action::Wait { until: hold_over.min(deadline), why: Waiting::Evidence }
+                }
+                (Some(judgement), _) => roll_back(state, Reason::Inconclusive(judgement)),
+            }
+        }
+    }
+}
+
+/// Whether the stage in force has done what it is for.
+fn is_over(
+    strategy: &Strategy,
+    state: &State,
+    at: usize,
+    judgements: &[Judgement],
+    now: Instant,
+) -> bool {
+    let Some(Stage::Watch { bake, .. }) = strategy.stages.get(at) else { return false };
+    let sure = *bake == Duration::ZERO || first(judgements, Verdict::Inconclusive).is_none();
+    now >= state.stage_began.saturating_add(*bake) && sure
+}
+
+fn first(judgements: &[Judgement], verdict: Verdict) -> Option<Box<Judgement>> {
+    judgements.iter().find(|judgement| judgement.verdict == verdict).cloned().map(Box::new)
+}
+
+/// Into a stage, or out of the last one.
+fn enter(strategy: &Strategy, state: &State, stage: usize) -> Action {
+    if stage >= strategy.stages.len() {
+        return Action::End(Outcome::Promoted { by: None });
+    }
+    let split = state.split_of(stage).filter(|split| state.observed.split.as_ref() != Some(split));
+    Action::Go { to: Next::Stage(stage), split }
+}
+
+fn roll_back(state: &State, reason: Reason) -> Action {
+    let back = state.stable.clone().map(Split::all_to);
+    match back {
+        Some(back) if state.observed.split.as_ref() != Some(&back) => {
+            Action::Go { to: Next::RollBack(reason), split: Some(back) }
+        }
+        // Nothing was moved yet, or there is nobody to give it back to.
+        _ => Action::End(Outcome::RolledBack(reason)),
     }
 }

@@ -2,233 +2,423 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
 use thiserror::Error;
 
-use crate::ports::{Clock, Metrics, Observed, PortError, Target};
-use crate::{Action, Evidence, Reason, Revision, Split, State, Strategy, decide};
+use crate::check::Judgement;
+use crate::decide::{Action, Instant, Outcome, Waiting, decide};
+use crate::evidence::{Block, Counts, Measure};
+use crate::journal::{Began, Entry, FORMAT, Fact, Intent, JournalError, Log};
+use crate::lease::{self, Held, Holder, LeaseError};
+use crate::ports::{Clock, Metrics, Observed, PortError, Store, Target};
+use crate::{Revision, Split, State, Strategy};
 
-/// The longest time between two looks while a step bakes: a move by others is seen this late.
+/// The longest time between two looks at first: a move by others is seen this late.
 const LOOK_AT_LEAST: Duration = Duration::from_secs(15);
 
-/// How long a release goes on without being able to look before it tries to put the traffic back.
-const BLIND_LIMIT: Duration = Duration::from_secs(300);
+/// The longest time between two looks, however long a stage lasts.
+const LOOK_AT_MOST: Duration = Duration::from_secs(60);
+
+/// How many looks a stage has got before they become rarer.
+const LOOKS_A_STEP: u32 = 240;
+
+/// How often a move of traffic is tried before the release is left as it is.
+const TRIES: u32 = 6;
+
+/// What a release works with.
+#[derive(Clone, Copy, Debug)]
+pub struct World<'a, T, M, S, C> {
+    /// Where traffic is divided.
+    pub target: &'a T,
+    /// What revisions did.
+    pub metrics: &'a M,
+    /// Where journal and lease are.
+    pub store: &'a S,
+    /// Time.
+    pub clock: &'a C,
+    /// Who works.
+    pub holder: &'a Holder,
+    /// Whether the holder of a lease is known to have died.
+    pub is_gone: fn(&Holder) -> bool,
+}
 
 /// What to release, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Release {
+    /// Its name; names sort by time.
+    pub name: String,
+    /// What is released: provider, place, function and alias, or service.
+    pub target: String,
     /// Who is to get the traffic.
     pub candidate: Revision,
     /// How it gets there.
     pub strategy: Strategy,
-}
-
-/// How a release ended.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ended {
-    /// The candidate had all traffic already; nothing was written.
-    Unchanged,
-    /// The candidate has all traffic.
-    Promoted,
-    /// The stable revision has all traffic again.
-    RolledBack(Reason),
+    /// The slsml that begins it.
+    pub slsml: String,
 }
 
 /// What happens while a release runs, for whoever shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "event")]
-pub enum Event {
-    /// Traffic is about to move.
-    Moving {
-        /// The new split.
-        split: Split,
-    },
-    /// Traffic has moved.
-    Moved {
-        /// The split in force.
-        split: Split,
-    },
-    /// Evidence was read.
-    Looked {
-        /// What was counted since the step began.
-        evidence: Evidence,
-        /// How long the step still bakes or is held.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Something was written down; the state is the one after it.
+    Recorded(&'a Entry, &'a State),
+    /// Nothing is to be done for a while.
+    Waiting {
+        /// Where the release stands.
+        state: &'a State,
+        /// What the checks say.
+        judgements: &'a [Judgement],
+        /// How long at most.
         left: Duration,
-        /// Whether the bake is over and evidence is missing.
-        held: bool,
+        /// What for.
+        why: Waiting,
     },
     /// Something could not be read. Without evidence nothing is promoted; it is tried again.
-    LookFailed {
-        /// What went wrong.
-        cause: String,
-    },
+    LookFailed(&'a PortError),
 }
 
 /// Why a release stopped where it was.
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum DriveError {
-    #[error("{0}")]
-    Moved(String),
-    #[error("the traffic is at {split} and nobody watches it: {cause}")]
-    Abandoned { split: Split, cause: PortError },
-    #[error("a release is under way already: {split}")]
-    UnderWay { split: Split },
+    #[error("release {name} of {target} is under way already")]
+    UnderWay { name: String, target: String },
+    #[error("the traffic is divided already ({split}), and no release of slsml did it")]
+    Divided { split: Split },
     #[error("the target does not exist yet, and a strategy with steps needs a stable revision")]
     NoStable,
+    #[error("the traffic could not be moved to {to}: {cause}")]
+    Stuck { to: Split, cause: PortError },
+    #[error("nothing has ever been counted as {metric}, so a check on it would always pass")]
+    Unknown { metric: Measure },
+    #[error("the metrics cannot be read, so nothing was moved: {0}")]
+    NoMetrics(PortError),
     #[error(transparent)]
-    Failed(PortError),
+    Lease(#[from] LeaseError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Port(#[from] PortError),
 }
 
-impl From<PortError> for DriveError {
-    fn from(error: PortError) -> Self {
-        match error {
-            PortError::Moved(what) => Self::Moved(what),
-            failed => Self::Failed(failed),
-        }
-    }
+/// Where the journal of a release is.
+pub fn key(target: &str, release: &str) -> String {
+    format!("{target}/{release}.jsonl")
 }
 
-/// Runs a release to its end.
-pub async fn drive(
+/// Begins a release and runs it to its end.
+pub async fn begin<T: Target, M: Metrics, S: Store, C: Clock>(
+    world: &World<'_, T, M, S, C>,
     release: &Release,
-    target: &impl Target,
-    metrics: &impl Metrics,
-    clock: &impl Clock,
-    mut tell: impl FnMut(Event),
-) -> Result<Ended, DriveError> {
-    let mut seen = target.observe().await?;
-    let mut state = begin(release, &seen, clock.now())?;
-    let look_every = metrics.resolution().min(LOOK_AT_LEAST);
-    let mut moved = false;
-    let mut blind = Blind::default();
-    loop {
-        let now = clock.now();
-        let looked = gather(&state, metrics, now).await;
-        let evidence = *looked.as_ref().unwrap_or(&Evidence::default());
-        blind.note(&looked, now, &mut tell);
-        match decide(&release.strategy, &state, &evidence, now) {
-            Action::Done if moved => return Ok(Ended::Promoted),
-            Action::Done => return Ok(Ended::Unchanged),
-            Action::Wait { until, held } => {
-                if looked.is_ok() {
-                    tell(Event::Looked { evidence, left: until.saturating_sub(now), held });
-                }
-                if let (true, Some(stable), Some(check)) =
-                    (blind.too_long(now), &state.stable, release.strategy.checks.first())
-                {
-                    route(&Split::all_to(stable.clone()), &mut seen, target, &mut tell).await?;
-                    let reason = Reason::Inconclusive { check: *check, evidence };
-                    return Ok(Ended::RolledBack(reason));
-                }
-                clock.sleep_until(until.min(now + look_every)).await;
-                // Writes carry what was seen, so going on without a look overwrites nobody.
-                match target.observe().await {
-                    Ok(found) => still_ours(&seen, found)?,
-                    Err(PortError::Moved(what)) => return Err(DriveError::Moved(what)),
-                    Err(failed) => tell(Event::LookFailed { cause: failed.to_string() }),
-                }
-            }
-            Action::RollBack { split, reason } => {
-                route(&split, &mut seen, target, &mut tell).await?;
-                return Ok(Ended::RolledBack(reason));
-            }
-            Action::Shift { split, .. } | Action::Promote { split } => {
-                route(&split, &mut seen, target, &mut tell).await?;
-                moved = true;
-                state.split = seen.split.clone();
-                state.step_began = clock.now();
-            }
-        }
-    }
+    mut tell: impl FnMut(Event<'_>),
+) -> Result<Outcome, DriveError> {
+    let observed = world.target.observe().await?;
+    check_begin(world, release, &observed).await?;
+    let lease = take_lease(world, &release.target, &release.name).await?;
+    let first = Fact::Began(Box::new(Began {
+        format: FORMAT,
+        slsml: release.slsml.clone(),
+        release: release.name.clone(),
+        target: release.target.clone(),
+        observed,
+        candidate: release.candidate.clone(),
+        strategy: release.strategy.clone(),
+    }));
+    let first = entry(world, first);
+    let log = Log::create(world.store, &key(&release.target, &release.name), first).await?;
+    tell(Event::Recorded(&log.entries[0], &log.state));
+    Driver { world, log, lease, tell: &mut tell }.run().await
 }
 
-/// Since when no look has succeeded.
-#[derive(Debug, Default)]
-struct Blind {
-    since: Option<Duration>,
+/// Goes on with a release that was begun, wherever its holder died.
+pub async fn resume<T: Target, M: Metrics, S: Store, C: Clock>(
+    world: &World<'_, T, M, S, C>,
+    target: &str,
+    release: &str,
+    mut tell: impl FnMut(Event<'_>),
+) -> Result<Outcome, DriveError> {
+    let lease = take_lease(world, target, release).await?;
+    let log = Log::open(world.store, &key(target, release)).await?;
+    let mut driver = Driver { world, log, lease, tell: &mut tell };
+    if driver.log.state.ended.is_none() {
+        driver.write(Fact::TakenOver).await?;
+    }
+    driver.run().await
 }
 
-impl Blind {
-    fn note(
-        &mut self,
-        looked: &Result<Evidence, PortError>,
-        now: Duration,
-        tell: &mut impl FnMut(Event),
-    ) {
-        match looked {
-            Ok(_) => self.since = None,
-            Err(cause) => {
-                self.since.get_or_insert(now);
-                tell(Event::LookFailed { cause: cause.to_string() });
-            }
-        }
+/// What would stop the release later stops it before anything is written.
+async fn check_begin<T: Target, M: Metrics, S: Store, C: Clock>(
+    world: &World<'_, T, M, S, C>,
+    release: &Release,
+    observed: &Observed,
+) -> Result<(), DriveError> {
+    if let Some((name, _)) = unfinished(world.store, &release.target).await? {
+        return Err(DriveError::UnderWay { name, target: release.target.clone() });
     }
-
-    fn too_long(&self, now: Duration) -> bool {
-        self.since.is_some_and(|since| now.saturating_sub(since) >= BLIND_LIMIT)
-    }
-}
-
-/// The state before the first step.
-fn begin(release: &Release, seen: &Observed, now: Duration) -> Result<State, DriveError> {
-    match &seen.split {
+    match &observed.split {
         Some(split) if split.candidate.is_some() => {
-            return Err(DriveError::UnderWay { split: split.clone() });
+            return Err(DriveError::Divided { split: split.clone() });
         }
         None if release.strategy.needs_stable() => return Err(DriveError::NoStable),
         _ => {}
     }
-    Ok(State {
-        stable: seen.split.as_ref().map(|split| split.stable.clone()),
-        candidate: release.candidate.clone(),
-        split: seen.split.clone(),
-        step_began: now,
-    })
-}
-
-/// Counts of both revisions since the step began; nothing while the candidate has no traffic.
-async fn gather(
-    state: &State,
-    metrics: &impl Metrics,
-    now: Duration,
-) -> Result<Evidence, PortError> {
-    let (Some(stable), Some(split)) = (&state.stable, &state.split) else {
-        return Ok(Evidence::default());
-    };
-    let Some((candidate, _)) = &split.candidate else { return Ok(Evidence::default()) };
-    Ok(Evidence {
-        stable: metrics.counts(stable, state.step_began, now).await?,
-        candidate: metrics.counts(candidate, state.step_began, now).await?,
-    })
-}
-
-fn still_ours(seen: &Observed, now: Observed) -> Result<(), DriveError> {
-    if now == *seen {
-        return Ok(());
-    }
-    let split = now.split.map_or_else(|| "gone".into(), |split| split.to_string());
-    Err(DriveError::Moved(format!("somebody else moved the traffic; it is now {split}")))
-}
-
-async fn route(
-    split: &Split,
-    seen: &mut Observed,
-    target: &impl Target,
-    tell: &mut impl FnMut(Event),
-) -> Result<(), DriveError> {
-    tell(Event::Moving { split: split.clone() });
-    match target.route(split, seen.token.as_ref()).await {
-        Ok(found) => *seen = found,
-        Err(cause @ PortError::Failed(_)) => {
-            return Err(match seen.split.take().filter(|split| split.candidate.is_some()) {
-                Some(split) => DriveError::Abandoned { split, cause },
-                None => DriveError::Failed(cause),
-            });
+    for check in &release.strategy.checks {
+        let metric = check.metric.clone();
+        match world.metrics.knows(&metric).await {
+            Ok(true) => {}
+            Ok(false) => return Err(DriveError::Unknown { metric }),
+            Err(error) => return Err(DriveError::NoMetrics(error)),
         }
-        Err(moved) => return Err(moved.into()),
     }
-    tell(Event::Moved { split: split.clone() });
+    if !release.strategy.checks.is_empty() {
+        let now = world.clock.now();
+        let from = now.saturating_sub(world.metrics.resolution());
+        let counted = world.metrics.counts(&release.candidate, &[Measure::Errors], from, now).await;
+        counted.map_err(DriveError::NoMetrics)?;
+    }
     Ok(())
+}
+
+/// The release of a target that is under way, if there is one, and who works on it.
+pub async fn unfinished<S: Store>(
+    store: &S,
+    target: &str,
+) -> Result<Option<(String, lease::Lease)>, DriveError> {
+    let Some((lease, _)) = lease::read(store, target).await? else { return Ok(None) };
+    match Log::open(store, &key(target, &lease.release)).await {
+        Ok(log) if log.state.ended.is_none() => Ok(Some((lease.release.clone(), lease))),
+        // It died between taking the lease and writing its first line: nothing was begun.
+        Ok(_) | Err(JournalError::Missing(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn take_lease<'a, T, M, S: Store, C: Clock>(
+    world: &World<'a, T, M, S, C>,
+    target: &str,
+    release: &str,
+) -> Result<Held<'a, S>, LeaseError> {
+    let World { store, clock, holder, is_gone, .. } = *world;
+    Held::take(store, target, release, holder, clock.now(), is_gone).await
+}
+
+fn entry<T, M, S, C: Clock>(world: &World<'_, T, M, S, C>, fact: Fact) -> Entry {
+    // Times are kept in milliseconds: what is read back must be what was written.
+    let at =
+        Duration::from_millis(u64::try_from(world.clock.now().as_millis()).unwrap_or(u64::MAX));
+    Entry { at, by: world.holder.by.clone(), fact }
+}
+
+struct Driver<'a, 'w, T, M, S, C, F> {
+    world: &'w World<'a, T, M, S, C>,
+    log: Log<'a, S>,
+    lease: Held<'a, S>,
+    tell: &'w mut F,
+}
+
+impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, '_, T, M, S, C, F> {
+    async fn run(mut self) -> Result<Outcome, DriveError> {
+        let result = self.go_on().await;
+        // A lease that cannot be given back runs out.
+        let _ = self.lease.give_back().await;
+        result
+    }
+
+    async fn go_on(&mut self) -> Result<Outcome, DriveError> {
+        loop {
+            self.lease.renew(self.world.clock.now()).await?;
+            self.refresh().await?;
+            if self.log.state.ended.is_none() {
+                if let Some(intent) = self.log.state.intended.clone() {
+                    self.fulfil(&intent).await?;
+                    continue;
+                }
+                if !self.look().await? {
+                    continue;
+                }
+            }
+            let now = self.world.clock.now();
+            let state = &self.log.state;
+            let judgements = state.judgements();
+            match decide(&state.strategy, state, &judgements, now) {
+                Action::End(outcome) if state.ended.is_some() => return Ok(outcome),
+                Action::End(outcome) => {
+                    self.write(Fact::Ended { outcome }).await?;
+                }
+                Action::Probe { requests } => {
+                    let probed = self.world.target.probe(&state.candidate, requests).await?;
+                    self.write(Fact::Probed(probed)).await?;
+                }
+                Action::Go { to, split } => {
+                    let seen = state.observed.clone();
+                    let intent = Intent { to, split, seen, judgements };
+                    self.write(Fact::Intended(Box::new(intent))).await?;
+                }
+                Action::Wait { until, why } => {
+                    let left = until.saturating_sub(now);
+                    (self.tell)(Event::Waiting { state, judgements: &judgements, left, why });
+                    let look = self.look_every();
+                    self.world.clock.sleep_until(until.min(now + look)).await;
+                }
+            }
+        }
+    }
+
+    /// Appends a fact; false if others have written, and what to do has to be decided anew.
+    async fn write(&mut self, fact: Fact) -> Result<bool, DriveError> {
+        let before = self.log.entries.len();
+        let written = self.log.append(entry(self.world, fact)).await?;
+        self.tell_since(before);
+        Ok(written)
+    }
+
+    async fn refresh(&mut self) -> Result<(), DriveError> {
+        let before = self.log.entries.len();
+        self.log.refresh().await?;
+        self.tell_since(before);
+        Ok(())
+    }
+
+    fn tell_since(&mut self, before: usize) {
+        for entry in &self.log.entries[before..] {
+            (self.tell)(Event::Recorded(entry, &self.log.state));
+        }
+    }
+
+    /// Often at first and less often the longer a stage lasts, so that its journal stays readable.
+    fn look_every(&self) -> Duration {
+        let often = self.world.metrics.resolution().min(LOOK_AT_LEAST);
+        let lasted = self.world.clock.now().saturating_sub(self.log.state.stage_began);
+        often.max((lasted / LOOKS_A_STEP).min(LOOK_AT_MOST))
+    }
+
+    /// Does what was written down, unless it is done already.
+    async fn fulfil(&mut self, intent: &Intent) -> Result<(), DriveError> {
+        let Some(split) = &intent.split else { return Ok(()) };
+        let mut pause = Duration::from_secs(1);
+        for attempt in 1.. {
+            match self.move_to(split, intent).await {
+                Ok(Some(observed)) => {
+                    self.write(Fact::Moved { observed }).await?;
+                    return Ok(());
+                }
+                Ok(None) => return Ok(()),
+                Err(cause) if attempt == TRIES => {
+                    return Err(DriveError::Stuck { to: split.clone(), cause });
+                }
+                Err(cause) => {
+                    (self.tell)(Event::LookFailed(&cause));
+                    self.world.clock.sleep_until(self.world.clock.now() + pause).await;
+                    pause *= 2;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves traffic; none if somebody else did, which ends the release.
+    async fn move_to(
+        &mut self,
+        split: &Split,
+        intent: &Intent,
+    ) -> Result<Option<Observed>, PortError> {
+        let found = self.world.target.observe().await?;
+        if found.split.as_ref() == Some(split) {
+            return Ok(Some(found));
+        }
+        if found.split == intent.seen.split {
+            match self.world.target.route(split, found.token.as_ref()).await {
+                Ok(moved) => return Ok(Some(moved)),
+                Err(PortError::Moved(_)) => {}
+                Err(failed) => return Err(failed),
+            }
+        }
+        let found = self.world.target.observe().await?;
+        match found.split.as_ref() == Some(split) {
+            true => Ok(Some(found)),
+            // Changed and changed back, or changed in another way than its traffic.
+            false if found.split == intent.seen.split => {
+                Err(PortError::Failed("somebody else works on the target".into()))
+            }
+            false => {
+                self.foreign(&found).await.map_err(|error| PortError::Failed(Box::new(error)))?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn foreign(&mut self, found: &Observed) -> Result<(), DriveError> {
+        let found = found.split.as_ref().map_or("gone".into(), Split::to_string);
+        self.write(Fact::Ended { outcome: Outcome::Foreign { found } }).await?;
+        Ok(())
+    }
+
+    /// Looks at the target and at what was counted; false if what to do has to be decided anew.
+    async fn look(&mut self) -> Result<bool, DriveError> {
+        match self.world.target.observe().await {
+            Ok(found) if found.split == self.log.state.observed.split => {}
+            Ok(found) => {
+                self.foreign(&found).await?;
+                return Ok(false);
+            }
+            Err(error) => self.blind(&error),
+        }
+        if !self.log.state.is_watched() {
+            return Ok(true);
+        }
+        match self.count().await {
+            Ok(None) => self.log.state.blind_since = None,
+            Ok(Some(block)) => {
+                self.log.state.blind_since = None;
+                return self.write(Fact::Looked { block }).await;
+            }
+            Err(error) => self.blind(&error),
+        }
+        Ok(true)
+    }
+
+    fn blind(&mut self, error: &PortError) {
+        (self.tell)(Event::LookFailed(error));
+        self.log.state.blind_since.get_or_insert(self.world.clock.now());
+    }
+
+    /// What was counted in this stage beyond what is written down already. Requests that were
+    /// counted late are thus part of a later block.
+    async fn count(&self) -> Result<Option<Block>, PortError> {
+        let state = &self.log.state;
+        let to = floor(self.world.clock.now(), self.world.metrics.resolution());
+        if to <= state.looked_until {
+            return Ok(None);
+        }
+        let measures = state.measures();
+        let count =
+            |revision| self.world.metrics.counts(revision, &measures, state.stage_began, to);
+        let (known_stable, known_candidate) = &state.counted;
+        let candidate = beyond(count(&state.candidate).await?, known_candidate);
+        let stable = match &state.stable {
+            Some(stable) if state.weight() < crate::Weight::ALL => {
+                beyond(count(stable).await?, known_stable)
+            }
+            _ => Counts::default(),
+        };
+        Ok(Some(Block { from: state.looked_until, to, stable, candidate }))
+    }
+}
+
+fn floor(time: Instant, step: Duration) -> Instant {
+    let step = step.as_millis().max(1);
+    Duration::from_millis(u64::try_from(time.as_millis() / step * step).unwrap_or(u64::MAX))
+}
+
+/// What is in `all` and not in `known`. Events whose requests are not counted yet wait for them.
+fn beyond(all: Counts, known: &Counts) -> Counts {
+    let requests = all.requests.saturating_sub(known.requests);
+    let events = all.events.into_iter().map(|(measure, events)| {
+        let more = events.saturating_sub(known.events.get(&measure).copied().unwrap_or(0));
+        let more = if measure == Measure::Throttles { more } else { more.min(requests) };
+        (measure, more)
+    });
+    let outputs = all.outputs.iter().enumerate();
+    let outputs =
+        outputs.map(|(at, n)| n.saturating_sub(known.outputs.get(at).copied().unwrap_or(0)));
+    Counts { requests, events: events.collect(), outputs: outputs.collect(), latency: all.latency }
 }

@@ -1,23 +1,36 @@
 //! The release engine: how traffic moves from the stable revision to the candidate, and when it
 //! moves back.
 //!
-//! [`decide()`] is pure: strategy, state, evidence and time in, one [`Action`] out. [`drive()`] observes,
-//! asks `decide`, and does what it says through the ports in [`ports`]; it makes no choice of its
-//! own. No provider is known here, and no time but the [`ports::Clock`]'s.
+//! [`decide()`] is pure: strategy, state, what the checks say and time in, one [`Action`] out.
+//! [`begin()`] and [`resume()`] observe, count, ask `decide`, write down what it says in a
+//! [`journal`] and do it, through the ports in [`ports`]; they make no choice of their own.
+//! [`unfold()`] shows beforehand what they would do. No provider is known here, and no time but the
+//! [`ports::Clock`]'s.
 //!
 //! Deliberately absent: how a revision is built or published, and where metrics come from.
 #![forbid(unsafe_code)]
 
+mod check;
 mod decide;
 mod drive;
 mod evidence;
+pub mod journal;
+pub mod lease;
+pub mod memory;
+mod millis;
+mod plan;
 pub mod ports;
+pub mod sequential;
 mod split;
+mod state;
 mod strategy;
 pub mod virtual_clock;
 
-pub use decide::{Action, Reason, State, Verdict, decide};
-pub use drive::{DriveError, Ended, Event, Release, drive};
-pub use evidence::{Counts, Evidence};
+pub use check::{Against, Check, Judgement, Rate, Rule, RuleError, Verdict};
+pub use decide::{Action, BLIND_LIMIT, Instant, Outcome, Reason, Waiting, decide};
+pub use drive::{DriveError, Event, Release, World, begin, key, resume, unfinished};
+pub use evidence::{Block, Counts, Latency, Measure, UnknownMeasure};
+pub use plan::{Need, Planned, requests_to_pass, unfold};
 pub use split::{Revision, Split, Weight, WeightError};
-pub use strategy::{Check, Limit, OnInconclusive, Step, Strategy, StrategyError};
+pub use state::State;
+pub use strategy::{OnInconclusive, Stage, Strategy, StrategyError, StrategyName};

@@ -3,15 +3,20 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::{Counts, Revision, Split};
+use serde::{Deserialize, Serialize};
+
+use crate::evidence::{Counts, Measure};
+use crate::journal::Probed;
+use crate::{Revision, Split};
 
 /// Identifies the state of a target that was seen: a write carries it, so that nobody else's
 /// change is overwritten.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Token(pub String);
 
 /// A target as it was seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
     /// How traffic is divided; none if the target does not exist yet.
     pub split: Option<Split>,
@@ -46,6 +51,10 @@ pub trait Target {
     async fn observe(&self) -> Result<Observed, PortError>;
     /// Sets the split, if the target still is what `seen` says; returns what is there now.
     async fn route(&self, split: &Split, seen: Option<&Token>) -> Result<Observed, PortError>;
+    /// Whether a revision is there and can be given traffic.
+    async fn exists(&self, revision: &Revision) -> Result<bool, PortError>;
+    /// Sends a revision requests of our own, at its own address.
+    async fn probe(&self, revision: &Revision, requests: u32) -> Result<Probed, PortError>;
 }
 
 /// What revisions did.
@@ -53,13 +62,36 @@ pub trait Target {
 pub trait Metrics {
     /// How fine the counts are in time: looking more often shows nothing new.
     fn resolution(&self) -> Duration;
-    /// The counts of one revision between two points in time.
+    /// How late a request may be counted.
+    fn delay(&self) -> Duration;
+    /// Whether what is to be counted is counted at all: a name that was mistyped would look like
+    /// a clean record.
+    async fn knows(&self, measure: &Measure) -> Result<bool, PortError>;
+    /// What one revision did between two points in time, as far as it is known.
     async fn counts(
         &self,
         revision: &Revision,
+        measures: &[Measure],
         from: Duration,
         to: Duration,
     ) -> Result<Counts, PortError>;
+}
+
+/// Identifies the bytes of an object that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag(pub String);
+
+/// Where journals and leases lie: small objects that any machine finds, written on conditions.
+#[allow(async_fn_in_trait)]
+pub trait Store {
+    /// An object and its tag.
+    async fn read(&self, key: &str) -> Result<Option<(Vec<u8>, Tag)>, PortError>;
+    /// Writes an object that is not there yet; none if it is.
+    async fn create(&self, key: &str, bytes: &[u8]) -> Result<Option<Tag>, PortError>;
+    /// Replaces an object if it still is what was read; none if it is not.
+    async fn replace(&self, key: &str, bytes: &[u8], seen: &Tag) -> Result<Option<Tag>, PortError>;
+    /// The keys that begin so, sorted.
+    async fn list(&self, prefix: &str) -> Result<Vec<String>, PortError>;
 }
 
 /// Time. Tests use [`crate::virtual_clock::VirtualClock`] and never wait.

@@ -4,11 +4,18 @@
 //! Every write carries the RevisionId that was read, and always the whole routing: what Lambda is
 //! not told, it keeps.
 
+use std::time::Duration;
+
 use aws_sdk_lambda::types::AliasRoutingConfiguration;
+use slsml_release::journal::Probed;
 use slsml_release::ports::{Observed, PortError, Target, Token};
 use slsml_release::{Revision, Split, Weight};
 
-use crate::{Clients, LambdaError};
+use crate::{Clients, LambdaError, invoke};
+
+/// How often a request of our own is tried when Lambda has no room for it, and after how long.
+const PROBE_TRIES: u32 = 5;
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// An alias of a function.
 #[derive(Clone, Debug)]
@@ -16,12 +23,39 @@ pub struct AliasTarget {
     clients: Clients,
     function: String,
     alias: String,
+    /// What a version is asked before it gets traffic.
+    request: Vec<u8>,
 }
 
 impl AliasTarget {
     /// The alias `alias` of `function`, which need not exist yet.
     pub fn new(clients: &Clients, function: &str, alias: &str) -> AliasTarget {
-        AliasTarget { clients: clients.clone(), function: function.into(), alias: alias.into() }
+        let (function, alias) = (function.into(), alias.into());
+        AliasTarget { clients: clients.clone(), function, alias, request: b"{}".to_vec() }
+    }
+
+    /// What to ask a version before it gets traffic: an infer request.
+    pub fn with_request(mut self, request: Vec<u8>) -> AliasTarget {
+        self.request = request;
+        self
+    }
+
+    /// One request of our own to a version; the error it answered with, if it failed.
+    async fn ask(&self, version: &str) -> Result<Option<String>, LambdaError> {
+        let mut tried = 1;
+        loop {
+            match invoke(&self.clients, &self.function, version, &self.request, false).await {
+                Ok(answer) if answer.failed => {
+                    let text = String::from_utf8_lossy(&answer.payload).into_owned();
+                    return Ok(Some(text.chars().take(500).collect()));
+                }
+                Ok(_) => return Ok(None),
+                // That Lambda has no room, or fails itself, says nothing about the version.
+                Err(_) if tried < PROBE_TRIES => tokio::time::sleep(PROBE_PAUSE).await,
+                Err(error) => return Err(error),
+            }
+            tried += 1;
+        }
     }
 
     fn moved(&self, error: LambdaError) -> LambdaError {
@@ -97,6 +131,31 @@ impl Target for AliasTarget {
             }
             other => Ok(other?),
         }
+    }
+
+    async fn exists(&self, revision: &Revision) -> Result<bool, PortError> {
+        let call = self.clients.lambda.get_function_configuration();
+        match call.function_name(&self.function).qualifier(&revision.0).send().await {
+            Ok(_) => Ok(true),
+            Err(error) => match LambdaError::of("GetFunctionConfiguration", error) {
+                error if error.is_not_found() => Ok(false),
+                error => Err(error.into()),
+            },
+        }
+    }
+
+    async fn probe(&self, revision: &Revision, requests: u32) -> Result<Probed, PortError> {
+        let mut probed = Probed::default();
+        for _ in 0..requests {
+            match self.ask(&revision.0).await? {
+                None => probed.answered += 1,
+                Some(error) => {
+                    probed.failed += 1;
+                    probed.error.get_or_insert(error);
+                }
+            }
+        }
+        Ok(probed)
     }
 }
 

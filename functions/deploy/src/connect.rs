@@ -41,6 +41,7 @@ pub struct Clients {
     pub(crate) lambda: aws_sdk_lambda::Client,
     pub(crate) cloudwatch: aws_sdk_cloudwatch::Client,
     pub(crate) s3: aws_sdk_s3::Client,
+    region: String,
 }
 
 impl Clients {
@@ -69,9 +70,7 @@ impl Clients {
                 loader.credentials_provider(Credentials::new(key, secret, None, None, "slsml"));
         }
         let config = loader.load().await;
-        if config.region().is_none() {
-            return Err(LambdaError::NoRegion);
-        }
+        let region = config.region().ok_or(LambdaError::NoRegion)?.to_string();
         let s3 = aws_sdk_s3::config::Builder::from(&config)
             // Other endpoints than AWS's rarely have a host name for each bucket.
             .force_path_style(config.endpoint_url().is_some())
@@ -80,6 +79,12 @@ impl Clients {
             lambda: aws_sdk_lambda::Client::new(&config),
             cloudwatch: aws_sdk_cloudwatch::Client::new(&config),
             s3: aws_sdk_s3::Client::from_conf(s3),
+            region,
         })
+    }
+
+    /// The region they talk to.
+    pub fn region(&self) -> &str {
+        &self.region
     }
 }

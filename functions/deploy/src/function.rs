@@ -12,6 +12,7 @@ use aws_sdk_lambda::types::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
 use slsml_package::{Arch, Artifact};
 use slsml_release::Revision;
 
@@ -67,6 +68,52 @@ pub struct Ensured {
     pub version: Revision,
     /// Whether anything was written to get there.
     pub changed: bool,
+}
+
+/// Something that would be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// The function would be created.
+    Create,
+    /// Its code would be replaced.
+    Code,
+    /// Its settings would be changed.
+    Settings,
+    /// A version would be published.
+    Publish,
+    /// Its reserved concurrency would be changed.
+    Reserve,
+}
+
+/// What `ensure` would change, and the version that is as it should be already, if there is one.
+pub async fn changes(
+    clients: &Clients,
+    spec: &FunctionSpec,
+    artifact: &Artifact,
+) -> Result<(Vec<Change>, Option<Revision>), LambdaError> {
+    let code_sha256 = lambda_digest(&artifact.lambda.sha256);
+    let wanted = Wanted { clients, spec, artifact, code_sha256 };
+    let Some(found) = wanted.configuration(None).await? else {
+        let reserve = spec.reserved_concurrency.map(|_| Change::Reserve);
+        let changes = [Change::Create, Change::Publish].into_iter().chain(reserve);
+        return Ok((changes.collect(), None));
+    };
+    let mut changes = Vec::new();
+    let version = wanted.published().await?;
+    if version.is_none() {
+        if wanted.other_code(&found) {
+            changes.push(Change::Code);
+        }
+        if !wanted.same_settings(&found) {
+            changes.push(Change::Settings);
+        }
+        changes.push(Change::Publish);
+    }
+    if wanted.other_reserve().await?.is_some() {
+        changes.push(Change::Reserve);
+    }
+    Ok((changes, version))
 }
 
 /// Makes the function what `spec` and `artifact` say and returns the version that is.
@@ -250,9 +297,7 @@ impl Wanted<'_> {
         tell: &mut impl FnMut(Progress),
     ) -> Result<FunctionConfiguration, LambdaError> {
         let mut found = self.settled(None).await?;
-        if found.code_sha256() != Some(&self.code_sha256)
-            || found.architectures() != [self.architecture()]
-        {
+        if self.other_code(&found) {
             self.update_code(zip, &found, tell).await?;
             found = self.settled(None).await?;
         }
@@ -320,6 +365,11 @@ impl Wanted<'_> {
         }
     }
 
+    fn other_code(&self, found: &FunctionConfiguration) -> bool {
+        found.code_sha256() != Some(&self.code_sha256)
+            || found.architectures() != [self.architecture()]
+    }
+
     fn same_settings(&self, found: &FunctionConfiguration) -> bool {
         let none = HashMap::new();
         let variables = found.environment().and_then(|all| all.variables()).unwrap_or(&none);
@@ -379,18 +429,21 @@ impl Wanted<'_> {
         Ok(Revision(published.version.ok_or(missing)?))
     }
 
-    /// Sets the reserved concurrency, if one is asked for and it is another.
-    async fn reserve(&self, tell: &mut impl FnMut(Progress)) -> Result<bool, LambdaError> {
-        let Some(reserved) = self.spec.reserved_concurrency else { return Ok(false) };
+    /// The reserved concurrency to set, if one is asked for and it is another.
+    async fn other_reserve(&self) -> Result<Option<i32>, LambdaError> {
+        let Some(reserved) = self.spec.reserved_concurrency else { return Ok(None) };
         let reserved = reserved.cast_signed();
-        let lambda = &self.clients.lambda;
-        let found = lambda.get_function_concurrency().function_name(&self.spec.name).send().await;
+        let call = self.clients.lambda.get_function_concurrency().function_name(&self.spec.name);
+        let found = call.send().await;
         let found = found.map_err(|error| LambdaError::of("GetFunctionConcurrency", error))?;
-        if found.reserved_concurrent_executions() == Some(reserved) {
-            return Ok(false);
-        }
+        Ok((found.reserved_concurrent_executions() != Some(reserved)).then_some(reserved))
+    }
+
+    async fn reserve(&self, tell: &mut impl FnMut(Progress)) -> Result<bool, LambdaError> {
+        let Some(reserved) = self.other_reserve().await? else { return Ok(false) };
         tell(Progress::Reserving);
-        lambda
+        self.clients
+            .lambda
             .put_function_concurrency()
             .function_name(&self.spec.name)
             .reserved_concurrent_executions(reserved)

@@ -12,12 +12,14 @@ mod function;
 mod invoke;
 mod metrics;
 mod status;
+mod store;
 mod upload;
 
 pub use alias::AliasTarget;
 pub use connect::{Clients, Connect};
 pub use error::LambdaError;
-pub use function::{Ensured, FunctionSpec, Progress, ensure};
+pub use function::{Change, Ensured, FunctionSpec, Progress, changes, ensure};
 pub use invoke::{Invoked, invoke};
 pub use metrics::VersionMetrics;
 pub use status::{AliasStatus, FunctionStatus, VersionStatus, status};
+pub use store::BucketStore;

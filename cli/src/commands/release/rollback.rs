@@ -1,0 +1,72 @@
+//! `slsml release rollback`: back to the revision before, also after a release has succeeded. It
+//! asks no metrics.
+
+use std::time::Duration;
+
+use serde_json::json;
+use slsml_release::journal::{Ask, Entry, Fact};
+use slsml_release::ports::{Clock, SystemClock, Target};
+use slsml_release::{Outcome, Split, lease, unfinished};
+
+use super::{latest, open, steer};
+use crate::engine::Engine;
+use crate::failure::{Exit, Failure};
+use crate::printer::Printer;
+
+pub(super) async fn rollback(engine: Engine, printer: &Printer) -> Result<Exit, Failure> {
+    if unfinished(&engine.journals, &engine.name).await?.is_some() {
+        return steer::ask(engine, Ask::Abort, printer).await;
+    }
+    let name = latest(&engine).await?;
+    let mut log = open(&engine, &name).await?;
+    let (function, alias) = (&engine.function, &engine.alias);
+    let Some(stable) = log.state.stable.clone() else {
+        return Err(Failure::usage(format!(
+            "{name} was the first release of {alias} of {function}: there is nothing to go back to"
+        )));
+    };
+    let back = Split::all_to(stable.clone());
+    let seen = engine.target.observe().await?;
+    let done = |changed: bool| {
+        let value = json!({ "function": function, "alias": alias, "release": name, "changed": changed, "split": back });
+        printer.result(&value, || match changed {
+            true => {
+                format!("Rolled back: version {stable} has all traffic of {alias} of {function}.")
+            }
+            false => {
+                format!("Nothing to do: version {stable} has all traffic of {alias} of {function}.")
+            }
+        })
+    };
+    if seen.split.as_ref() == Some(&back) {
+        return done(false);
+    }
+    let left = Split::all_to(log.state.candidate.clone());
+    let promoted = matches!(log.state.ended, Some(Outcome::Promoted { .. }));
+    if !promoted || seen.split.as_ref() != Some(&left) {
+        let found = seen.split.as_ref().map_or("gone".into(), Split::to_string);
+        return Err(Failure::new(
+            Exit::Moved,
+            format!("the latest release of {alias} of {function}, {name}, did not leave the traffic as it is now: {found}"),
+        )
+        .help("it was left as it is: look at it with slsml status"));
+    }
+    if !engine.target.exists(&stable).await? {
+        return Err(Failure::new(
+            Exit::Cloud,
+            format!("version {stable} of {function} does not exist any more, so there is nothing to go back to"),
+        )
+        .help("deploy its artifact again: slsml deploy lambda --artifact DIR"));
+    }
+    let now = SystemClock.now();
+    let is_gone = engine.world().is_gone;
+    let held =
+        lease::Held::take(&engine.journals, &engine.name, &name, &engine.holder, now, is_gone)
+            .await?;
+    let observed = engine.target.route(&back, seen.token.as_ref()).await?;
+    let at = Duration::from_millis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    let by = engine.holder.by.clone();
+    log.append(Entry { at, by, fact: Fact::RolledBackLater { observed } }).await?;
+    held.give_back().await?;
+    done(true)
+}

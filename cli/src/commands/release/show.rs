@@ -1,0 +1,259 @@
+//! Showing a release: while it runs, when it is over, and from its journal.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use slsml_release::journal::{Ask, Log};
+use slsml_release::ports::{Clock, SystemClock, Target};
+use slsml_release::{DriveError, Event, Outcome, Reason, Revision, Split, State, lease};
+
+use crate::commands::stopped;
+use crate::engine::{Engine, Journals, duration, time_of};
+use crate::failure::{Exit, Failure};
+use crate::printer::Printer;
+use crate::story;
+
+/// How often the same line is told at most.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// What a command knows beside the release.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    /// The version that was deployed.
+    pub(crate) version: Option<Revision>,
+    /// Whether anything but traffic was changed.
+    pub(crate) settings_changed: bool,
+    /// What the person who typed the command asked for.
+    pub(crate) asked: Option<Ask>,
+}
+
+/// Runs a release, and stops when somebody asks to.
+pub(crate) async fn run_to_end(
+    engine: &Engine,
+    shown: &Shown,
+    printer: &Printer,
+    work: impl Future<Output = Result<Outcome, DriveError>>,
+) -> Result<Exit, Failure> {
+    let ended = tokio::select! {
+        ended = work => Some(ended),
+        () = stopped() => None,
+    };
+    match ended {
+        Some(ended) => {
+            let outcome = ended.map_err(|error| stuck(engine, error))?;
+            shown.ended(engine, &outcome, printer)
+        }
+        None => {
+            // Whoever is in a hurry says so once more.
+            tokio::select! {
+                failure = interrupted(engine) => Err(failure),
+                () = stopped() => Err(left(engine, "interrupted")),
+            }
+        }
+    }
+}
+
+/// An error that leaves a release where it is says how to go on with it.
+fn stuck(engine: &Engine, error: DriveError) -> Failure {
+    let goes_on = matches!(error, DriveError::Stuck { .. } | DriveError::Port(_));
+    let failure = Failure::from(error);
+    if goes_on { failure.help(how_to_go_on(engine)) } else { failure }
+}
+
+fn how_to_go_on(engine: &Engine) -> String {
+    let flags = engine.flags();
+    format!(
+        "go on from any machine with slsml release resume{flags}, or put the traffic back with slsml release abort{flags}"
+    )
+}
+
+fn left(engine: &Engine, what: &str) -> Failure {
+    Failure::new(Exit::Internal, what).help(how_to_go_on(engine))
+}
+
+/// The traffic stays where it is: whether to go on is for whoever stopped this to say.
+async fn interrupted(engine: &Engine) -> Failure {
+    // Others need not wait until the lease runs out; if this fails, they do.
+    let given_back = lease::give_back(&engine.journals, &engine.name, &engine.holder).await;
+    let lease = match given_back {
+        Ok(()) => "",
+        Err(_) => ", and the lease could not be given back",
+    };
+    let stays = match engine.target.observe().await {
+        Ok(observed) => match observed.split {
+            Some(split) => format!("the traffic stays at {split}"),
+            None => "there is no alias yet".into(),
+        },
+        Err(error) => format!("the alias cannot be read: {error}"),
+    };
+    left(engine, &format!("interrupted; {stays}{lease}"))
+}
+
+/// Tells of a release that runs.
+pub(crate) struct Teller<'a> {
+    printer: &'a Printer,
+    told: Option<(Duration, String)>,
+}
+
+impl<'a> Teller<'a> {
+    pub(crate) fn new(printer: &'a Printer) -> Teller<'a> {
+        Teller { printer, told: None }
+    }
+
+    pub(crate) fn tell(&mut self, event: Event<'_>) {
+        match event {
+            Event::Recorded(entry, state) => {
+                if let Some(line) = story::entry(entry, state) {
+                    self.printer.note(&line);
+                }
+            }
+            Event::LookFailed(cause) => {
+                self.printer.note(&format!("  no look this time: {cause}"));
+            }
+            Event::Waiting { judgements, left, why, .. } => {
+                let line = story::waiting(judgements, left, why);
+                let now = SystemClock.now();
+                let fresh = self.told.as_ref().is_none_or(|(at, told)| {
+                    now.saturating_sub(*at) >= TELL_EVERY && *told != line
+                });
+                if fresh {
+                    self.printer.note(&line);
+                    self.told = Some((now, line));
+                }
+            }
+        }
+    }
+}
+
+impl Shown {
+    /// Nothing had to be released.
+    pub(crate) fn unchanged(
+        &self,
+        engine: &Engine,
+        version: &Revision,
+        printer: &Printer,
+    ) -> Result<Exit, Failure> {
+        let Engine { function, alias, .. } = engine;
+        let value = json!({
+            "function": function,
+            "alias": alias,
+            "version": version,
+            "changed": self.settings_changed,
+            "outcome": "unchanged",
+        });
+        printer.result(&value, || match self.settings_changed {
+            true => {
+                format!("Changed the settings of {function}; {alias} stays at version {version}.")
+            }
+            false => format!("Nothing to do: {alias} of {function} is at version {version}."),
+        })
+    }
+
+    /// It is over.
+    pub(crate) fn ended(
+        &self,
+        engine: &Engine,
+        outcome: &Outcome,
+        printer: &Printer,
+    ) -> Result<Exit, Failure> {
+        let Engine { function, alias, .. } = engine;
+        if let Outcome::Foreign { found } = outcome {
+            return Err(Failure::new(
+                Exit::Moved,
+                format!(
+                    "somebody else moved the traffic of {alias} of {function}; it is now {found}"
+                ),
+            )
+            .help("it was left as it is: look at it with slsml status"));
+        }
+        let (name, reason, exit) = match outcome {
+            Outcome::RolledBack(reason @ (Reason::Inconclusive(_) | Reason::Blind)) => {
+                ("inconclusive", Some(reason), Exit::Inconclusive)
+            }
+            // Whoever asked for it got what they asked for.
+            Outcome::RolledBack(reason @ Reason::Asked { .. })
+                if self.asked == Some(Ask::Abort) =>
+            {
+                ("rolled_back", Some(reason), Exit::Done)
+            }
+            Outcome::RolledBack(reason) => ("rolled_back", Some(reason), Exit::RolledBack),
+            _ => ("promoted", None, Exit::Done),
+        };
+        let value = json!({
+            "function": function,
+            "alias": alias,
+            "version": self.version,
+            "changed": true,
+            "outcome": name,
+            "reason": reason,
+        });
+        printer.result(&value, || match (reason, &self.version) {
+            (Some(reason), _) => format!("Rolled back: {}.", story::reason(reason)),
+            (None, Some(version)) => format!(
+                "Released: {alias} of {function} is at version {version}.\n\n\
+                 Next: slsml invoke{} --alias {alias} --function {function} --body request.json",
+                engine.place
+            ),
+            (None, None) => format!("Released {alias} of {function}: {}.", story::outcome(outcome)),
+        })?;
+        Ok(exit)
+    }
+}
+
+/// `slsml release show`.
+pub(super) fn show(
+    engine: &Engine,
+    log: &Log<'_, Journals>,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    let value = json!({
+        "function": engine.function,
+        "alias": engine.alias,
+        "release": log.state.release,
+        "state": state(&log.state),
+        "journal": log.entries,
+    });
+    printer.result(&value, || text(log))
+}
+
+/// A state as machines read it.
+pub(super) fn state(state: &State) -> Value {
+    json!({
+        "began_ms": state.began.as_millis() as u64,
+        "by": state.by,
+        "strategy": state.strategy,
+        "stable": state.stable,
+        "candidate": state.candidate,
+        "stage": state.stage,
+        "split": state.observed.split,
+        "paused": state.paused,
+        "judgements": state.judgements(),
+        "outcome": state.ended,
+        "rolled_back_later": state.rolled_back_later,
+    })
+}
+
+fn text(log: &Log<'_, Journals>) -> String {
+    let state = &log.state;
+    let mut lines = Vec::new();
+    for entry in &log.entries {
+        if let Some(line) = story::entry(entry, state) {
+            lines.push(format!("{}  {line}", time_of(entry.at)));
+        }
+    }
+    match &state.ended {
+        Some(outcome) => {
+            let last = log.entries.last().map_or(state.began, |entry| entry.at);
+            let took = duration(last.saturating_sub(state.began));
+            lines.push(format!("It was {} after {took}.", story::outcome(outcome)));
+        }
+        None => {
+            let split = state.observed.split.as_ref().map_or("nowhere".into(), Split::to_string);
+            lines.push(format!("It is under way, traffic at {split}."));
+            lines.extend(
+                state.judgements().iter().map(|one| format!("  {}", story::judgement(one))),
+            );
+        }
+    }
+    lines.join("\n")
+}

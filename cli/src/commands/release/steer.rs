@@ -1,0 +1,142 @@
+//! Going on with a release, holding it, and ending it by hand.
+//!
+//! What a person asks for is written into the journal. Whoever works on the release does it at the
+//! next look; if nobody does, this command takes the work over.
+
+use std::time::Duration;
+
+use serde_json::json;
+use slsml_release::journal::{Ask, Entry, Fact, Log};
+use slsml_release::ports::{Clock, SystemClock, Target};
+use slsml_release::{Split, lease, resume as go_on, unfinished};
+
+use super::show::{Shown, Teller, run_to_end};
+use super::{no_release, open, watch};
+use crate::engine::{Engine, Journals};
+use crate::failure::{Exit, Failure};
+use crate::printer::Printer;
+use crate::story;
+
+/// `slsml release resume`.
+pub(super) async fn resume(engine: Engine, printer: &Printer) -> Result<Exit, Failure> {
+    let Some((name, lease)) = unfinished(&engine.journals, &engine.name).await? else {
+        return nothing(&engine, printer).await;
+    };
+    let mut log = open(&engine, &name).await?;
+    let waits = log.state.paused
+        || log.state.stage.is_some_and(|stage| {
+            matches!(log.state.strategy.stages.get(stage), Some(slsml_release::Stage::Pause))
+        });
+    if waits {
+        write(&engine, &mut log, Ask::Resume).await?;
+    }
+    drop(log);
+    if live(&engine, &lease) {
+        printer.note(&format!("{} is working on it", lease.holder.by));
+        return watch::watch(&engine, &name, None, printer).await;
+    }
+    take_over(engine, &name, None, printer).await
+}
+
+/// `slsml release pause`, `promote` and `abort`.
+pub(super) async fn ask(engine: Engine, what: Ask, printer: &Printer) -> Result<Exit, Failure> {
+    let Some((name, lease)) = unfinished(&engine.journals, &engine.name).await? else {
+        return match what {
+            Ask::Promote | Ask::Abort => by_hand(&engine, what, printer).await,
+            _ => nothing(&engine, printer).await,
+        };
+    };
+    let mut log = open(&engine, &name).await?;
+    write(&engine, &mut log, what).await?;
+    drop(log);
+    let live = live(&engine, &lease);
+    if what == Ask::Pause {
+        let value = json!({ "function": engine.function, "alias": engine.alias, "release": name, "paused": true, "watched": live });
+        let who = if live {
+            format!("{} watches on", lease.holder.by)
+        } else {
+            "nobody watches it now".into()
+        };
+        return printer.result(&value, || {
+            format!(
+                "Paused release {name}; {who}. Go on with slsml release resume{}",
+                engine.flags()
+            )
+        });
+    }
+    match live {
+        true => watch::watch(&engine, &name, Some(what), printer).await,
+        false => take_over(engine, &name, Some(what), printer).await,
+    }
+}
+
+async fn take_over(
+    engine: Engine,
+    name: &str,
+    asked: Option<Ask>,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    let engine = engine.with_kept_request(name).await?;
+    let world = engine.world();
+    let mut teller = Teller::new(printer);
+    let work = go_on(&world, &engine.name, name, |event| teller.tell(event));
+    let shown = Shown { asked, ..Shown::default() };
+    run_to_end(&engine, &shown, printer, work).await
+}
+
+fn live(engine: &Engine, lease: &lease::Lease) -> bool {
+    lease.is_live(SystemClock.now(), engine.world().is_gone)
+}
+
+/// Writes a wish down, however often others write in between.
+async fn write(engine: &Engine, log: &mut Log<'_, Journals>, what: Ask) -> Result<(), Failure> {
+    let entry = || Entry {
+        at: Duration::from_millis(u64::try_from(SystemClock.now().as_millis()).unwrap_or(u64::MAX)),
+        by: engine.holder.by.clone(),
+        fact: Fact::Asked { what },
+    };
+    while log.state.ended.is_none() {
+        if log.append(entry()).await? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// A split that no release of slsml is behind: it can be ended, too.
+async fn by_hand(engine: &Engine, what: Ask, printer: &Printer) -> Result<Exit, Failure> {
+    let Engine { function, alias, target, .. } = engine;
+    let seen = target.observe().await?;
+    let Some(split) = seen.split else {
+        let (function, alias) = (function.clone(), alias.clone());
+        return Err(slsml_lambda::LambdaError::NoAlias { function, alias }.into());
+    };
+    let Some((candidate, _)) = split.candidate else {
+        let value =
+            json!({ "function": function, "alias": alias, "changed": false, "split": split });
+        return printer.result(&value, || {
+            format!("Nothing to do: no release of {alias} of {function} is under way, version {} has all traffic.", split.stable)
+        });
+    };
+    let all = Split::all_to(if what == Ask::Promote { candidate } else { split.stable });
+    target.route(&all, seen.token.as_ref()).await?;
+    let value = json!({ "function": function, "alias": alias, "changed": true, "split": all });
+    printer.result(&value, || {
+        let what = if what == Ask::Promote { "Promoted" } else { "Aborted" };
+        format!("{what}: version {} has all traffic of {alias} of {function}.", all.stable)
+    })
+}
+
+/// Nothing is under way.
+async fn nothing(engine: &Engine, printer: &Printer) -> Result<Exit, Failure> {
+    let name = engine.latest().await?.ok_or_else(|| no_release(engine))?;
+    let log = open(engine, &name).await.map_err(|_| no_release(engine))?;
+    let outcome = log.state.ended.as_ref().map_or_else(String::new, story::outcome);
+    let value = json!({ "function": engine.function, "alias": engine.alias, "changed": false, "release": name, "outcome": log.state.ended });
+    printer.result(&value, || {
+        format!(
+            "Nothing to do: the latest release of {} of {}, {name}, is over: {outcome}.",
+            engine.alias, engine.function
+        )
+    })
+}
