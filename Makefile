@@ -9,7 +9,7 @@ SHIP := $(TARGET)/ship
 RUNTIME := $(TARGET)/$(HOST)/runtime/bootstrap
 PACK := $(if $(filter x86_64-%,$(HOST)),-C link-arg=-Wl$(COMMA)-z$(COMMA)pack-relative-relocs -C link-arg=-Wl$(COMMA)--icf=all)
 
-.PHONY: demo test build lint test-rust test-python python ship runtime runtimes bench needs-cargo clean
+.PHONY: demo test build lint test-rust test-python python ship runtime runtimes bench simulate chaos needs-cargo clean
 
 # Package, deploy and canary a real model on a Lambda on this machine, under live traffic.
 demo: build
@@ -75,6 +75,10 @@ $(SHIP)/bootstrap-arm64.zip: needs-cargo
 # for machines.
 bench: ship
 	$(CARGO) run --locked --release --quiet -p slsml-bench -- coldstart --programs "$(TARGET)/ship" $(ARGS)
+
+# Releases in virtual time: how often a sound candidate is aborted, how fast a bad one is caught.
+simulate: needs-cargo
+	$(CARGO) run --locked --release --quiet -p slsml-bench -- simulate $(ARGS)
 
 needs-cargo:
 	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install it from https://rustup.rs (1.95 or newer)"; exit 2; }

@@ -7,7 +7,7 @@ use slsml_package::Artifact;
 use slsml_release::journal::{Began, FORMAT};
 use slsml_release::ports::{Clock, Observed, SystemClock, Target};
 use slsml_release::{
-    DriveError, Release, Revision, Split, State, Strategy, begin, unfinished, unfold,
+    Counts, DriveError, Release, Revision, Split, State, Strategy, begin, unfinished, unfold,
 };
 
 use crate::args::DeployLambda;
@@ -89,6 +89,7 @@ pub(crate) async fn plan(
         release: String::new(),
         target: engine.name.clone(),
         observed: observed.clone(),
+        before: Counts::default(),
         candidate,
         strategy,
     };

@@ -148,6 +148,7 @@ pub(crate) struct Judge {
     check: Check,
     stages: usize,
     begun: usize,
+    before: Counts,
     /// One for a share of requests; for outputs two for each class, more and less.
     evidence: Vec<Evidence>,
     /// Since the step began.
@@ -165,17 +166,19 @@ pub(crate) struct Levels {
 }
 
 impl Judge {
-    /// None yet, in a release that watches so many stages.
-    pub(crate) fn new(check: &Check, stages: usize) -> Judge {
+    /// None yet, in a release that watches so many stages. `before` is what the stable revision did
+    /// before it.
+    pub(crate) fn new(check: &Check, stages: usize, before: &Counts) -> Judge {
         let evidence = match check.metric {
-            // One for each class there is; that is known when the first are counted.
+            // Two for each class there is; that is known when the first are counted.
             Measure::Outputs => Vec::new(),
-            _ => vec![Evidence::new(bound(check), stages)],
+            _ => vec![Evidence::new(bound(check), stages).knowing(before.share(&check.metric))],
         };
         Judge {
             check: check.clone(),
             stages,
             begun: 0,
+            before: before.clone(),
             evidence,
             candidate: Counts::default(),
             stable: Counts::default(),
@@ -209,9 +212,12 @@ impl Judge {
 
     fn know_classes(&mut self, classes: usize) {
         while self.evidence.len() < 2 * classes {
-            let mut evidence = Evidence::new(bound(&self.check), self.stages);
-            (0..self.begun).for_each(|_| evidence.begin_stage());
-            self.evidence.push(evidence);
+            let usual = self.before.output(self.evidence.len() / 2);
+            for usual in [usual, usual.complement()] {
+                let mut evidence = Evidence::new(bound(&self.check), self.stages).knowing(usual);
+                (0..self.begun).for_each(|_| evidence.begin_stage());
+                self.evidence.push(evidence);
+            }
         }
     }
 

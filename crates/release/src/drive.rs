@@ -21,6 +21,9 @@ const LOOK_AT_MOST: Duration = Duration::from_secs(60);
 /// How many looks a stage has got before they become rarer.
 const LOOKS_A_STEP: u32 = 240;
 
+/// How long before a release the stable revision's requests show what is usual.
+const LOOK_BACK: Duration = Duration::from_secs(600);
+
 /// How often a move of traffic is tried before the release is left as it is.
 const TRIES: u32 = 6;
 
@@ -113,6 +116,7 @@ pub async fn begin<T: Target, M: Metrics, S: Store, C: Clock>(
 ) -> Result<Outcome, DriveError> {
     let observed = world.target.observe().await?;
     check_begin(world, release, &observed).await?;
+    let before = usual(world, release, &observed).await?;
     let lease = take_lease(world, &release.target, &release.name).await?;
     let first = Fact::Began(Box::new(Began {
         format: FORMAT,
@@ -120,6 +124,7 @@ pub async fn begin<T: Target, M: Metrics, S: Store, C: Clock>(
         release: release.name.clone(),
         target: release.target.clone(),
         observed,
+        before,
         candidate: release.candidate.clone(),
         strategy: release.strategy.clone(),
     }));
@@ -169,13 +174,25 @@ async fn check_begin<T: Target, M: Metrics, S: Store, C: Clock>(
             Err(error) => return Err(DriveError::NoMetrics(error)),
         }
     }
-    if !release.strategy.checks.is_empty() {
-        let now = world.clock.now();
-        let from = now.saturating_sub(world.metrics.resolution());
-        let counted = world.metrics.counts(&release.candidate, &[Measure::Errors], from, now).await;
-        counted.map_err(DriveError::NoMetrics)?;
-    }
     Ok(())
+}
+
+/// What the stable revision did before the release. That this can be read is known before anything
+/// moves.
+async fn usual<T: Target, M: Metrics, S: Store, C: Clock>(
+    world: &World<'_, T, M, S, C>,
+    release: &Release,
+    observed: &Observed,
+) -> Result<Counts, DriveError> {
+    let Some(split) = observed.split.as_ref().filter(|_| !release.strategy.checks.is_empty())
+    else {
+        return Ok(Counts::default());
+    };
+    let to = floor(world.clock.now(), world.metrics.resolution());
+    let from = to.saturating_sub(LOOK_BACK);
+    let measures = release.strategy.measures();
+    let counted = world.metrics.counts(&split.stable, &measures, from, to).await;
+    counted.map_err(DriveError::NoMetrics)
 }
 
 /// The release of a target that is under way, if there is one, and who works on it.
@@ -389,7 +406,7 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
         if to <= state.looked_until {
             return Ok(None);
         }
-        let measures = state.measures();
+        let measures = state.strategy.measures();
         let count =
             |revision| self.world.metrics.counts(revision, &measures, state.stage_began, to);
         let (known_stable, known_candidate) = &state.counted;

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::check::Judgement;
 use crate::decide::{Outcome, Reason};
-use crate::evidence::Block;
+use crate::evidence::{Block, Counts};
 use crate::ports::{Observed, PortError, Store, Tag};
 use crate::{Instant, Revision, Split, State, Strategy, millis};
 
@@ -81,6 +81,9 @@ pub struct Began {
     pub target: String,
     /// The target before.
     pub observed: Observed,
+    /// What the stable revision did in the minutes before: what is usual.
+    #[serde(default)]
+    pub before: Counts,
     /// Who is to get the traffic.
     pub candidate: Revision,
     /// How.

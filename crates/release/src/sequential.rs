@@ -88,8 +88,8 @@ pub enum Bound {
 /// Evidence on both sides of a bound, gathered block by block.
 ///
 /// A fault may show only in a later stage, under more traffic, or at any other time, when bets made
-/// from the beginning have lost much. So capital is staked little by little: half of it in equal
-/// parts as stages begin, half over the blocks. What is not staked yet counts as it is. That is a
+/// from the beginning have lost much. So capital is staked little by little: most of it in
+/// equal parts as stages begin, the rest over the blocks. What is not staked yet counts as it is. That is a
 /// mixture over beginnings, and keeps the guarantee over the whole release.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evidence {
@@ -109,7 +109,7 @@ pub struct Evidence {
 }
 
 /// The share of the capital that is staked as stages begin.
-const STAKED_ON_STAGES: f64 = 0.5;
+const STAKED_ON_STAGES: f64 = 0.75;
 
 /// The share of the rest that is staked on the nth block, counted from 0: a series whose sum is
 /// below 1 and whose members shrink as slowly as that allows.
@@ -131,6 +131,12 @@ impl Evidence {
             health: [f64::NEG_INFINITY; CLEARANCES.len()],
             stable: Share::default(),
         }
+    }
+
+    /// The same, with what the stable revision did before: bets can be placed from the first block.
+    pub fn knowing(mut self, stable: Share) -> Evidence {
+        self.stable = stable;
+        self
     }
 
     /// Another stage begins.

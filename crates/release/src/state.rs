@@ -2,7 +2,7 @@
 
 use crate::check::{Judge, Judgement, Levels};
 use crate::decide::Outcome;
-use crate::evidence::{Counts, Measure};
+use crate::evidence::Counts;
 use crate::journal::{Ask, Began, Entry, Fact, Intent, Next, Probed};
 use crate::ports::Observed;
 use crate::{Instant, Revision, Split, Stage, Strategy, Weight};
@@ -58,7 +58,8 @@ impl State {
     pub fn begin(began: &Began, by: &str, at: Instant) -> State {
         let strategy = began.strategy.clone();
         let judges = strategy.checks.iter();
-        let judges = judges.map(|check| Judge::new(check, strategy.stages_of(check))).collect();
+        let judge = |check| Judge::new(check, strategy.stages_of(check), &began.before);
+        let judges = judges.map(judge).collect();
         State {
             release: began.release.clone(),
             target: began.target.clone(),
@@ -159,17 +160,6 @@ impl State {
     pub fn is_watched(&self) -> bool {
         let stage = self.stage.and_then(|stage| self.strategy.stages.get(stage));
         stage.is_some_and(Stage::is_watched) && !self.strategy.checks.is_empty()
-    }
-
-    /// What is to be counted.
-    pub fn measures(&self) -> Vec<Measure> {
-        let mut all: Vec<Measure> =
-            self.strategy.checks.iter().map(|check| check.metric.clone()).collect();
-        // What every report shows.
-        all.push(Measure::Errors);
-        all.sort();
-        all.dedup();
-        all
     }
 
     /// What the checks that apply now say.

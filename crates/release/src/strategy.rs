@@ -231,6 +231,16 @@ impl Strategy {
         weights.next().unwrap_or(Weight::NONE)
     }
 
+    /// What is to be counted.
+    pub fn measures(&self) -> Vec<Measure> {
+        let mut all: Vec<Measure> = self.checks.iter().map(|check| check.metric.clone()).collect();
+        // What every report shows.
+        all.push(Measure::Errors);
+        all.sort();
+        all.dedup();
+        all
+    }
+
     /// How many stages a check is watched in.
     pub(crate) fn stages_of(&self, check: &Check) -> usize {
         let all = self.stages.iter().enumerate();

@@ -26,6 +26,7 @@ impl Case {
             release: "r".into(),
             target: TARGET.into(),
             observed: Observed { split, token: None },
+            before: Counts::default(),
             candidate: revision("2"),
             strategy: strategy.clone(),
         };

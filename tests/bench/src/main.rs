@@ -12,6 +12,7 @@ mod peers;
 mod process;
 mod request;
 mod runtime_api;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,8 @@ enum Args {
     Coldstart(coldstart::Args),
     /// ONNX's operator cases: which plain tract passes and which the packaged form passes
     Breadth(breadth::Args),
+    /// Releases in virtual time: false alarms, detection, what happens without traffic
+    Simulate(simulate::Args),
     /// Runs one operator case in this process (used by breadth)
     #[command(hide = true)]
     Case(case::Args),
@@ -41,6 +44,7 @@ async fn main() -> ExitCode {
     let outcome = match Args::parse() {
         Args::Coldstart(args) => coldstart::run(args).await,
         Args::Breadth(args) => breadth::run(&args),
+        Args::Simulate(args) => simulate::run(&args),
         Args::Case(args) => case::run(&args),
         Args::Load(args) => load::run(&args),
     };
