@@ -80,6 +80,10 @@ bench: ship
 simulate: needs-cargo
 	$(CARGO) run --locked --release --quiet -p slsml-bench -- simulate $(ARGS)
 
+# Releases that are killed, or refused by the API, at any call they make, under live traffic.
+chaos: ship
+	SLSML_PROGRAMS="$(TARGET)/ship" $(CARGO) run --locked --release --quiet -p slsml-bench -- chaos $(ARGS)
+
 needs-cargo:
 	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: install it from https://rustup.rs (1.95 or newer)"; exit 2; }
 	@command -v cc >/dev/null || { echo "A C compiler is missing: apt-get install -y gcc libc6-dev"; exit 2; }

@@ -344,6 +344,75 @@ pub(crate) enum Local {
     Status(LocalDir),
     /// Print the variables that point AWS clients at it
     Env(LocalDir),
+    /// Make things go wrong, to rehearse what a release does about it
+    #[command(subcommand)]
+    Fault(Fault),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Fault {
+    /// Make a version fail, slow, or throttled
+    Version(VersionFaultArgs),
+    /// Make calls of slsml to the API fail, hang, or lose their answer
+    Api(ApiFaultArgs),
+    /// Show what is set to go wrong
+    Show(LocalDir),
+    /// Let everything go right again
+    Clear(LocalDir),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VersionFaultArgs {
+    #[command(flatten)]
+    pub(crate) at: LocalDir,
+    /// The function
+    pub(crate) function: String,
+    /// Its version
+    pub(crate) version: String,
+    /// The share of requests that fail, 0 to 1
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub(crate) error_rate: f64,
+    /// The share of requests that are throttled, 0 to 1
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub(crate) throttle_rate: f64,
+    /// How much longer each request takes
+    #[arg(long, default_value_t = 0, value_name = "MS")]
+    pub(crate) delay_ms: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ApiFaultArgs {
+    #[command(flatten)]
+    pub(crate) at: LocalDir,
+    /// Which calls: those whose method and path hold this [default: all]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    pub(crate) call: String,
+    /// Which of them, counted from 1
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) nth: u64,
+    /// How many from there on
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) times: u64,
+    /// What goes wrong
+    #[arg(long, value_enum)]
+    pub(crate) kind: FaultKind,
+}
+
+/// What goes wrong with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum FaultKind {
+    /// It is refused with 429
+    Throttle,
+    /// It fails with 500
+    Error,
+    /// The connection breaks before anything was done
+    DropBefore,
+    /// The connection breaks when it was done, so that its answer is lost
+    DropAfter,
+    /// It hangs before anything was done
+    HangBefore,
+    /// It was done and its answer hangs
+    HangAfter,
 }
 
 #[derive(Debug, clap::Args)]

@@ -2,6 +2,7 @@
 //! of their own, the example's requests, and traffic whose every answer is checked.
 #![forbid(unsafe_code)]
 
+pub mod chaos;
 pub mod digits;
 pub mod slsml;
 pub mod traffic;

@@ -7,8 +7,12 @@ use serde_json::Value;
 
 use crate::Error;
 
-/// Where cargo put this workspace's programs: beside the program that runs, or one above a test.
+/// Where cargo put this workspace's programs: beside the program that runs, or one above a test; or
+/// where the environment says those that ship are.
 pub fn programs() -> Result<PathBuf, Error> {
+    if let Some(folder) = std::env::var_os("SLSML_PROGRAMS") {
+        return Ok(folder.into());
+    }
     let own = std::env::current_exe()?;
     let folder = own.parent().ok_or("a program lies in a folder")?;
     let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };

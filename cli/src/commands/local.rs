@@ -4,9 +4,12 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use slsml_local::{ACCESS_KEY, Home, Options, REGION, Running, SECRET_KEY};
+use slsml_local::{
+    ACCESS_KEY, ApiFault, ApiFaultKind, Faults, Home, Options, REGION, Running, SECRET_KEY,
+    VersionFault,
+};
 
-use crate::args::{Local, LocalUp};
+use crate::args::{ApiFaultArgs, Fault, FaultKind, Local, LocalUp, VersionFaultArgs};
 use crate::commands::stopped;
 use crate::failure::{Exit, Failure};
 use crate::place::{local_home, not_running};
@@ -22,6 +25,84 @@ pub(crate) fn run(command: Local, printer: &Printer) -> Result<Exit, Failure> {
         Local::Down(at) => down(&local_home(at.dir)?, printer),
         Local::Status(at) => status(&local_home(at.dir)?, printer),
         Local::Env(at) => env(&local_home(at.dir)?, printer),
+        Local::Fault(command) => fault(command, printer),
+    }
+}
+
+fn fault(command: Fault, printer: &Printer) -> Result<Exit, Failure> {
+    let (home, faults) = match command {
+        Fault::Show(at) => {
+            let home = local_home(at.dir)?;
+            let faults = home.faults();
+            return tell_faults(&faults, printer);
+        }
+        Fault::Clear(at) => (local_home(at.dir)?, Faults::default()),
+        Fault::Version(args) => {
+            for rate in [args.error_rate, args.throttle_rate] {
+                if !(0.0..=1.0).contains(&rate) {
+                    return Err(Failure::usage(format!("{rate} is not a share from 0 to 1")));
+                }
+            }
+            let home = local_home(args.at.dir)?;
+            let mut faults = home.faults();
+            let VersionFaultArgs { function, version, error_rate, throttle_rate, delay_ms, .. } =
+                args;
+            faults.versions.retain(|one| one.function != function || one.version != version);
+            let fault = VersionFault { function, version, error_rate, throttle_rate, delay_ms };
+            faults.versions.push(fault);
+            (home, faults)
+        }
+        Fault::Api(args) => {
+            let home = local_home(args.at.dir)?;
+            let mut faults = home.faults();
+            let ApiFaultArgs { call, nth, times, kind, .. } = args;
+            faults.api.push(ApiFault { call, nth, times, kind: kind.into() });
+            (home, faults)
+        }
+    };
+    if home.running()?.is_none() {
+        return Err(not_running(&home));
+    }
+    home.set_faults(&faults)?;
+    tell_faults(&faults, printer)
+}
+
+fn tell_faults(faults: &Faults, printer: &Printer) -> Result<Exit, Failure> {
+    printer.result(faults, || {
+        let versions = faults.versions.iter().map(|fault| {
+            format!(
+                "version {} of {}: fails {} %, throttled {} %, {} ms slower",
+                fault.version,
+                fault.function,
+                100.0 * fault.error_rate,
+                100.0 * fault.throttle_rate,
+                fault.delay_ms
+            )
+        });
+        let api = faults.api.iter().map(|fault| {
+            let call = if fault.call.is_empty() { "call" } else { &fault.call };
+            format!(
+                "{call} number {} and {} more: {:?}",
+                fault.nth,
+                fault.times.saturating_sub(1),
+                fault.kind
+            )
+        });
+        let lines: Vec<String> = versions.chain(api).collect();
+        if lines.is_empty() { "Nothing is set to go wrong.".into() } else { lines.join("\n") }
+    })
+}
+
+impl From<FaultKind> for ApiFaultKind {
+    fn from(kind: FaultKind) -> ApiFaultKind {
+        match kind {
+            FaultKind::Throttle => Self::Throttle,
+            FaultKind::Error => Self::Error,
+            FaultKind::DropBefore => Self::DropBefore,
+            FaultKind::DropAfter => Self::DropAfter,
+            FaultKind::HangBefore => Self::HangBefore,
+            FaultKind::HangAfter => Self::HangAfter,
+        }
     }
 }
 

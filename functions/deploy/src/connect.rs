@@ -1,6 +1,6 @@
 //! Clients for AWS, or for anything that speaks its protocols.
 
-use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{AppName, BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_credential_types::Credentials;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use std::time::Duration;
@@ -59,6 +59,10 @@ impl Clients {
             .http_client(http)
             .timeout_config(timeouts)
             .retry_config(RetryConfig::adaptive().with_max_attempts(5));
+        // Accounts see in their trails who called.
+        if let Ok(name) = AppName::new("slsml") {
+            loader = loader.app_name(name);
+        }
         if let Some(endpoint) = &connect.endpoint {
             loader = loader.endpoint_url(endpoint);
         }

@@ -2,8 +2,8 @@
 //!
 //! Invocations, failed invocations and throttled ones are Lambda's own metrics, which every function
 //! has. An HTTP answer with a 5xx status is a success to Lambda, so the runtime counts those itself
-//! (`ServerErrors` in the namespace `slsml`); it counts nothing that Lambda counts. Times and what
-//! the model answered are the runtime's, too.
+//! (`ServerErrors` in the namespace `slsml`); it counts nothing that Lambda counts. What the model
+//! answered is the runtime's, too.
 //!
 //! The two arrive on different ways and at different times. A request counts as evidence once both
 //! know of it: without the runtime's own counts (a role that may not write logs, say) there is none.
@@ -64,7 +64,7 @@ impl VersionMetrics {
                 .build()
         };
         let sum = |of, metric| Query { of, metric, stat: "Sum".into() };
-        let latency = |of, stat: String| Query { of, metric: own("Latency"), stat };
+        let latency = |of, stat: String| Query { of, metric: lambda("Duration"), stat };
         let mut queries = vec![
             sum(Of::Invocations, lambda("Invocations")),
             sum(Of::Failed, lambda("Errors")),

@@ -11,6 +11,7 @@
 
 mod data;
 mod error;
+mod fault;
 mod home;
 mod iam;
 mod ids;
@@ -20,6 +21,7 @@ mod query;
 mod s3;
 mod server;
 
+pub use fault::{ApiFault, ApiFaultKind, Faults, VersionFault};
 pub use home::{Home, HomeError, Running};
 pub use server::{Options, ServeError, serve};
 

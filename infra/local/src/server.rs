@@ -1,7 +1,6 @@
 //! One port for all services. A signed request says which service it is for; what is not signed
 //! is a function URL or the local cloud's own.
 
-use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::future::Future;
 use std::io::Read;
@@ -24,6 +23,7 @@ use tokio::net::TcpListener;
 
 use crate::data::{Fleet, url};
 use crate::error::{AwsError, AwsResult};
+use crate::fault::{ApiFaultKind, Injector};
 use crate::home::{Home, HomeError, Running};
 use crate::lambda::registry::Registry;
 use crate::lambda::routes::{self, Lambda};
@@ -69,6 +69,9 @@ struct Cloud {
     lambda: Lambda,
     metrics: Arc<Metrics>,
     home: Home,
+    faults: Arc<Injector>,
+    /// Conditional writes look and then write: one at a time.
+    writes: tokio::sync::Mutex<()>,
 }
 
 /// Runs the local cloud until `stop` is ready, then ends its processes. `ready` is called once it
@@ -109,9 +112,13 @@ fn open(options: &Options, address: SocketAddr) -> Result<Cloud, ServeError> {
     iam::prepare(&registry).map_err(|error| state(std::io::Error::other(error.message)))?;
     let metrics = Arc::new(Metrics::open(home).map_err(state)?);
     let store = Arc::new(Store::open(&home.join("s3")).map_err(state)?);
-    let fleet = Fleet::new(home.clone(), Arc::new(registry), metrics.clone(), options.idle_after);
+    let faults = Arc::new(Injector::new(home));
+    let registry = Arc::new(registry);
+    let fleet =
+        Fleet::new(home.clone(), registry, metrics.clone(), faults.clone(), options.idle_after);
     let lambda = Lambda { fleet: Arc::new(fleet), store, endpoint: format!("http://{address}") };
-    Ok(Cloud { lambda, metrics, home: home.clone() })
+    let writes = tokio::sync::Mutex::default();
+    Ok(Cloud { lambda, metrics, home: home.clone(), faults, writes })
 }
 
 /// Ends processes that a killed local cloud left in this folder. They would end by themselves when
@@ -163,28 +170,71 @@ async fn accept(listener: TcpListener, cloud: Arc<Cloud>) {
     }
 }
 
-async fn answer(
-    cloud: Arc<Cloud>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+async fn answer(cloud: Arc<Cloud>, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
     if let Err(why) = from_this_machine(&request) {
         return Ok(plain(403, why));
     }
     let service = signed_for(&request);
     let path = request.uri().path().to_owned();
+    let agents = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let agents: Vec<&str> =
+        ["user-agent", "x-amz-user-agent"].into_iter().filter_map(agents).collect();
+    let fault = cloud.faults.of_call(request.method().as_str(), &path, &agents);
+    match fault {
+        None => Ok(serve_call(cloud, request, service, path).await),
+        Some(ApiFaultKind::Throttle) => {
+            Ok(refused(429, "TooManyRequestsException", "Rate exceeded"))
+        }
+        Some(ApiFaultKind::Error) => Ok(refused(500, "ServiceException", "a fault on purpose")),
+        Some(ApiFaultKind::DropBefore) => Err(Dropped),
+        Some(ApiFaultKind::DropAfter) => {
+            serve_call(cloud, request, service, path).await;
+            Err(Dropped)
+        }
+        Some(ApiFaultKind::HangBefore) => {
+            cloud.faults.hang().await;
+            Err(Dropped)
+        }
+        Some(ApiFaultKind::HangAfter) => {
+            serve_call(cloud.clone(), request, service, path).await;
+            cloud.faults.hang().await;
+            Err(Dropped)
+        }
+    }
+}
+
+/// The connection is broken on purpose.
+#[derive(Debug, Error)]
+#[error("the connection is broken on purpose")]
+struct Dropped;
+
+/// A refusal that every service's clients understand.
+fn refused(status: u16, code: &'static str, message: &str) -> Response<Body> {
+    let body = serde_json::json!({ "__type": code, "message": message, "Message": message });
+    let mut response = plain(status, &body.to_string());
+    response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static(code));
+    response
+}
+
+async fn serve_call(
+    cloud: Arc<Cloud>,
+    request: Request<Incoming>,
+    service: Option<String>,
+    path: String,
+) -> Response<Body> {
     if service.as_deref() == Some("s3") {
-        return Ok(objects(&cloud, request).await);
+        return objects(&cloud, request).await;
     }
     let (parts, body) = request.into_parts();
     let body = match Limited::new(body, BODY_LIMIT).collect().await {
         Ok(body) => body.to_bytes(),
-        Err(_) => return Ok(plain(413, &format!("requests are limited to {BODY_LIMIT} bytes"))),
+        Err(_) => return plain(413, &format!("requests are limited to {BODY_LIMIT} bytes")),
     };
     let body = match decompress(&parts, body) {
         Ok(body) => body,
-        Err(error) => return Ok(plain(error.status, &error.message)),
+        Err(error) => return plain(error.status, &error.message),
     };
-    Ok(match service.as_deref() {
+    match service.as_deref() {
         Some("lambda") => whole(routes::answer(&cloud.lambda, &parts, body).await),
         Some("monitoring") => whole(metrics::api::answer(&cloud.metrics, &parts, &body)),
         Some("iam") => xml(&body, iam::IAM_NAMESPACE, |action, request| {
@@ -193,7 +243,7 @@ async fn answer(
         Some("sts") => xml(&body, iam::STS_NAMESPACE, |action, _| iam::sts(action)),
         Some(other) => plain(501, &format!("slsml local does not offer the service {other}")),
         None => unsigned(&cloud, &path, &parts, body).await,
-    })
+    }
 }
 
 /// Listening on loopback does not keep web pages out: a browser on this machine may be made to
@@ -276,6 +326,12 @@ fn is_url(path: &str) -> bool {
 }
 
 async fn objects(cloud: &Cloud, request: Request<Incoming>) -> Response<Body> {
+    let conditional =
+        ["if-match", "if-none-match"].iter().any(|name| request.headers().contains_key(*name));
+    let _one_at_a_time = match request.method() == http::Method::PUT && conditional {
+        true => Some(cloud.writes.lock().await),
+        false => None,
+    };
     match cloud.lambda.store.service.call(request.map(s3s::Body::from)).await {
         Ok(response) => response.map(|body| body.map_err(Into::into).boxed_unsync()),
         Err(error) => plain(500, &format!("the object store failed: {error:?}")),

@@ -4,6 +4,7 @@
 
 mod breadth;
 mod case;
+mod chaos;
 mod coldstart;
 mod figures;
 mod load;
@@ -31,6 +32,8 @@ enum Args {
     Breadth(breadth::Args),
     /// Releases in virtual time: false alarms, detection, what happens without traffic
     Simulate(simulate::Args),
+    /// Releases that are killed, or refused by the API, at any call they make, under live traffic
+    Chaos(chaos::Args),
     /// Runs one operator case in this process (used by breadth)
     #[command(hide = true)]
     Case(case::Args),
@@ -44,6 +47,7 @@ async fn main() -> ExitCode {
     let outcome = match Args::parse() {
         Args::Coldstart(args) => coldstart::run(args).await,
         Args::Breadth(args) => breadth::run(&args),
+        Args::Chaos(args) => chaos::run(args).await,
         Args::Simulate(args) => simulate::run(&args),
         Args::Case(args) => case::run(&args),
         Args::Load(args) => load::run(&args),

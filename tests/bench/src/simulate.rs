@@ -43,10 +43,13 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// A strategy at a level of α.
+type OfAlpha = fn(f64) -> Strategy;
+
 /// What the world does to a release.
 #[derive(Clone, Copy)]
 struct Scene {
-    strategy: fn(f64) -> Strategy,
+    strategy: OfAlpha,
     alpha: f64,
     /// Requests a second for both revisions together.
     requests: f64,
@@ -268,7 +271,7 @@ fn blue_green(alpha: f64) -> Strategy {
     }
 }
 
-const STRATEGIES: [(&str, fn(f64) -> Strategy); 3] =
+const STRATEGIES: [(&str, OfAlpha); 3] =
     [("blue-green", blue_green), ("canary", canary), ("linear", linear)];
 
 /// Runs a scene many times, on as many threads as there are processors.
@@ -458,5 +461,50 @@ impl Metrics for Traffic<'_> {
         let which = usize::from(revision.0 == "candidate");
         let cells = (first..last).map(|number| self.cell(number));
         Ok(cells.fold(Counts::default(), |all, cell| all.plus(&cell[which])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEADY: Scene = Scene {
+        strategy: canary,
+        alpha: 0.05,
+        requests: 100.0,
+        failing: |_, _, level| level,
+        level: 0.01,
+        shift: 0.0,
+    };
+
+    #[test]
+    fn sound_candidates_are_promoted_and_rarely_aborted() {
+        let tally = simulate(&STEADY, 100, 7).unwrap();
+        assert!(tally.failed <= 5 && tally.promoted >= 90, "{tally:?}");
+        let hardest = Scene { strategy: intolerant, ..STEADY };
+        let tally = simulate(&hardest, 300, 7).unwrap();
+        assert!(tally.failed <= 25, "more than chance allows at 0.05: {tally:?}");
+    }
+
+    #[test]
+    fn bad_candidates_are_caught_in_time() {
+        let worse = |candidate: bool, _, level| if candidate { level } else { 0.01 };
+        let scene = Scene { failing: worse, level: 0.05, ..STEADY };
+        let Detection { caught, median_s } = simulate(&scene, 200, 7).unwrap().detection();
+        assert!(caught >= 0.99 && median_s <= 90.0, "{caught} {median_s}");
+        let scene = Scene { strategy: watching_outputs, shift: 0.2, ..STEADY };
+        let Detection { caught, .. } = simulate(&scene, 50, 7).unwrap().detection();
+        assert!(caught >= 0.99, "{caught}");
+    }
+
+    #[test]
+    fn what_fails_both_is_blamed_on_neither_and_silence_promotes_nobody() {
+        let shared = |_, since: u64, level| if (60..180).contains(&since) { 0.3 } else { level };
+        let tally = simulate(&Scene { failing: shared, ..STEADY }, 100, 7).unwrap();
+        assert!(tally.failed <= 5, "{tally:?}");
+        for (name, strategy) in STRATEGIES {
+            let silent = Scene { strategy, requests: 0.0, ..STEADY };
+            assert_eq!(simulate(&silent, 10, 7).unwrap().promoted, 0, "{name}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use super::process::Launch;
 use super::runtime_api::Work;
 use super::sandbox::{self, Ended, Sandbox};
 use crate::error::{AwsError, AwsResult};
+use crate::fault::Injector;
 use crate::home::Home;
 use crate::ids;
 use crate::lambda::names;
@@ -23,12 +24,16 @@ use crate::metrics::Metrics;
 /// How long a process may take to initialise before it is tried again inside the request.
 const INIT_LIMIT: Duration = Duration::from_secs(10);
 
+/// What a request answers that fails on purpose.
+const FAULT: &[u8] = br#"{"errorType":"Fault","errorMessage":"a fault on purpose"}"#;
+
 /// The processes of every version.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     home: Home,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
+    faults: Arc<Injector>,
     idle_after: Duration,
     inner: Mutex<Inner>,
 }
@@ -77,9 +82,10 @@ impl Fleet {
         home: Home,
         registry: Arc<Registry>,
         metrics: Arc<Metrics>,
+        faults: Arc<Injector>,
         idle_after: Duration,
     ) -> Fleet {
-        Fleet { home, registry, metrics, idle_after, inner: Mutex::default() }
+        Fleet { home, registry, metrics, faults, idle_after, inner: Mutex::default() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -95,7 +101,12 @@ impl Fleet {
     pub(crate) async fn invoke(self: &Arc<Fleet>, asked: &Invocation) -> AwsResult<Invoked> {
         let route = self.route(&asked.function, asked.qualifier.as_deref())?;
         let dimensions = Dimensions { asked, version: &route.version.version };
-        let _permit = match self.permit(&asked.function, &route) {
+        let fate = self.faults.of_request(&asked.function, &route.version.version);
+        let permit = match fate.throttled {
+            true => Err("ConcurrentInvocationLimitExceeded"),
+            false => self.permit(&asked.function, &route),
+        };
+        let _permit = match permit {
             Ok(permit) => permit,
             Err(reason) => {
                 dimensions.put(&self.metrics, "Throttles", 1.0, "Count");
@@ -103,8 +114,12 @@ impl Fleet {
             }
         };
         let started = Instant::now();
-        let (ended, took, log_tail) = self.run(asked, &route).await?;
-        let took = took.unwrap_or_else(|| started.elapsed());
+        tokio::time::sleep(fate.delay).await;
+        let (ended, took, log_tail) = match fate.fails {
+            true => (Ended::Failed(Bytes::from_static(FAULT)), None, Vec::new()),
+            false => self.run(asked, &route).await?,
+        };
+        let took = took.map_or_else(|| started.elapsed(), |took| took + fate.delay);
         let (payload, failed) = match ended {
             Ended::Answered(payload) => (payload, false),
             Ended::Failed(payload) | Ended::Died(payload) => (payload, true),

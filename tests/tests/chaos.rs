@@ -1,0 +1,23 @@
+//! A few releases that are killed and refused on their way; `make chaos` does it hundreds of times.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use slsml_e2e::chaos::{Arena, Harm, PLANS};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn harmed_releases_end_as_undisturbed_ones_and_nobody_notices() {
+    let mut arena = Arena::open().unwrap();
+    let harms = [
+        (0, Harm::KillBefore, 18),
+        (4, Harm::KillAfter, 15),
+        (1, Harm::KillAfter, 12),
+        (2, Harm::DropAfter, 16),
+        (5, Harm::Error, 10),
+    ];
+    let mut struck = 0;
+    for (plan, harm, choice) in harms {
+        let trial = arena.trial(plan, harm, choice).await.unwrap();
+        assert_eq!(trial.note, None, "{:?}: {trial:?}", PLANS[plan]);
+        struck += usize::from(trial.struck);
+    }
+    assert!(struck == 5, "{struck} came to their fault");
+}
