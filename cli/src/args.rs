@@ -87,6 +87,13 @@ pub(crate) struct Package {
     /// [default: 1e-4, with f16 2e-2]
     #[arg(long, value_name = "DIFFERENCE")]
     pub(crate) tolerance: Option<f64>,
+    /// The output whose answers are counted as metrics, for checks on `outputs`; `none` for none
+    /// [default: labels, probabilities of classes, or a score, if there is one]
+    #[arg(long, value_name = "OUTPUT")]
+    pub(crate) count_output: Option<String>,
+    /// The range of a score that is counted [default: 0:1]
+    #[arg(long, value_name = "LOW:HIGH", allow_hyphen_values = true)]
+    pub(crate) count_range: Option<String>,
     /// Compress with zopfli: a few percent smaller, a minute slower
     #[arg(long)]
     pub(crate) smallest: bool,
@@ -375,6 +382,9 @@ pub(crate) struct VersionFaultArgs {
     /// The share of requests that are throttled, 0 to 1
     #[arg(long, default_value_t = 0.0, value_name = "RATE")]
     pub(crate) throttle_rate: f64,
+    /// The share whose numbers are replaced by zeros, 0 to 1: predictions change, and nothing else
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub(crate) blank_rate: f64,
     /// How much longer each request takes
     #[arg(long, default_value_t = 0, value_name = "MS")]
     pub(crate) delay_ms: u64,

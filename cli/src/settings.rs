@@ -12,7 +12,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
 use slsml_import::{DimOverride, ShapeOverride, Shapes};
-use slsml_model::{Precision, Tolerance};
+use slsml_model::{CountedBy, CountedOutput, Precision, Signature, Tolerance};
 use slsml_package::{Arch, Budgets, Runtime};
 use slsml_release::{
     Against, Check, Measure, OnInconclusive, Rule, Stage, Strategy, StrategyError, Weight,
@@ -54,6 +54,11 @@ pub(crate) struct ModelSettings {
     shapes: Vec<String>,
     /// Named dimensions to fix, each as "NAME=1".
     dims: Vec<String>,
+    /// The output whose answers are counted as metrics, for checks on outputs; "none" for none.
+    /// Default: labels, probabilities of classes, or a score, if there is one.
+    count_output: Option<String>,
+    /// The range of a score that is counted, as "0:1". Default: 0:1.
+    count_range: Option<String>,
 }
 
 /// [package]
@@ -344,6 +349,58 @@ impl Settings {
             },
             max_ready_ms: positive("max_ready_ms", args.max_ready_ms.or(file.max_ready_ms))?,
         })
+    }
+
+    /// Which answers of a model are counted.
+    pub(crate) fn counted(
+        &self,
+        output: Option<String>,
+        range: Option<String>,
+        signature: &Signature,
+    ) -> Result<Option<CountedOutput>, Failure> {
+        let output = output.or_else(|| self.model.count_output.clone());
+        let range = range.or_else(|| self.model.count_range.clone());
+        let mut counted = match output.as_deref() {
+            Some("none") => return Ok(None),
+            None => CountedOutput::of(signature),
+            Some(name) => {
+                let one = signature.outputs.iter().find(|spec| spec.name == name);
+                let one = one.ok_or_else(|| {
+                    let names: Vec<&str> =
+                        signature.outputs.iter().map(|spec| spec.name.as_str()).collect();
+                    Failure::usage(format!("the model has no output `{name}` to count"))
+                        .help(format!("it has {}", names.join(", ")))
+                })?;
+                let alone = Signature { inputs: Vec::new(), outputs: vec![one.clone()] };
+                let counted = CountedOutput::of(&alone);
+                Some(counted.ok_or_else(|| {
+                    Failure::usage(format!(
+                        "the output {one} holds neither labels nor probabilities of classes nor a score"
+                    ))
+                })?)
+            }
+        };
+        if let Some(text) = range {
+            let wrong =
+                || Failure::usage(format!("`{text}` is no range: write LOW:HIGH, as in 0:1"));
+            let (low, high) = text.split_once(':').ok_or_else(wrong)?;
+            let number = |text: &str| text.trim().parse::<f64>().map_err(|_| wrong());
+            let (low, high) = (number(low)?, number(high)?);
+            if !(low < high && (high - low).is_finite()) {
+                return Err(wrong());
+            }
+            match &mut counted {
+                Some(CountedOutput { by: by @ CountedBy::Score { .. }, .. }) => {
+                    *by = CountedBy::Score { low, high };
+                }
+                _ => {
+                    return Err(Failure::usage(
+                        "a range is counted of scores only, and the model has none",
+                    ));
+                }
+            }
+        }
+        Ok(counted)
     }
 
     /// The ONNX file that was named, or the settings'.

@@ -340,3 +340,71 @@ fn a_journal_in_a_bucket_is_found_by_the_next_command() {
     assert_eq!(cloud.json(&back).unwrap().0, 0);
     assert_eq!(split(&cloud)["stable"], "1");
 }
+
+/// A canary that checks everything there is to check.
+const STRICT: [&str; 14] = [
+    "--strategy",
+    "canary",
+    "--steps",
+    "50",
+    "--bake",
+    "2s",
+    "--check",
+    "errors <= stable + 0.05",
+    "--check",
+    "slower_than_500ms <= stable + 0.1",
+    "--check",
+    "throttles <= 0.1",
+    "--check",
+    "outputs <= stable + 0.15",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_is_slow_throttled_or_predicts_differently_is_rolled_back_for_it() {
+    let cases = [
+        (&["--blank-rate", "1"][..], "outputs"),
+        (&["--delay-ms", "600"][..], "slower_than_500ms"),
+        (&["--throttle-rate", "0.6"][..], "throttles"),
+        (&["--error-rate", "0.5"][..], "errors"),
+    ];
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    // Faults make wrong answers, so only that something answers matters here.
+    let pause = Duration::from_millis(25);
+    let models = [("1", "v1"), ("2", "v2")];
+    let traffic = Traffic::start(&cloud.endpoint, "digits", "live", &models, 4, pause).unwrap();
+    for (fault, metric) in cases {
+        let dir = cloud.dir();
+        let at = ["--dir", &*dir.to_string_lossy()];
+        let run = |args: &[&str]| {
+            let output = command(args).unwrap().output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        };
+        run(&[&["local", "fault", "version", "digits", "2"], fault, &at].concat());
+        let (code, value) =
+            cloud.deploy(&v2, &[&STRICT[..], &["--warm-up", "0"]].concat()).unwrap();
+        assert_eq!(code, 5, "{metric}: {value}");
+        assert_eq!(value["reason"]["check_failed"]["check"]["metric"], metric, "{value}");
+        run(&[&["local", "fault", "clear"][..], &at].concat());
+    }
+    let (code, value) = cloud.deploy(&v2, &STRICT).unwrap();
+    assert_eq!((code, &value["outcome"]), (0, &"promoted".into()), "{value}");
+    traffic.finish().await;
+}
+
+#[test]
+fn a_check_on_what_nothing_counts_is_refused() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    for (check, code, says) in [
+        ("custom:fallbacks <= 0.1", 2, "nothing has ever been counted as custom:fallbacks"),
+        ("cpu <= 0.1", 2, "`cpu` is no metric"),
+        ("errors < 0.1", 2, "is no check"),
+    ] {
+        let flags = ["--strategy", "canary", "--steps", "10", "--bake", "2s", "--check", check];
+        let (found, value) = cloud.deploy(&v2, &flags).unwrap();
+        assert_eq!(found, code, "{value}");
+        assert!(value["error"]["message"].as_str().unwrap().contains(says), "{value}");
+        assert_eq!(split(&cloud)["candidate"], serde_json::Value::Null);
+    }
+}

@@ -38,17 +38,25 @@ fn fault(command: Fault, printer: &Printer) -> Result<Exit, Failure> {
         }
         Fault::Clear(at) => (local_home(at.dir)?, Faults::default()),
         Fault::Version(args) => {
-            for rate in [args.error_rate, args.throttle_rate] {
+            for rate in [args.error_rate, args.throttle_rate, args.blank_rate] {
                 if !(0.0..=1.0).contains(&rate) {
                     return Err(Failure::usage(format!("{rate} is not a share from 0 to 1")));
                 }
             }
             let home = local_home(args.at.dir)?;
             let mut faults = home.faults();
-            let VersionFaultArgs { function, version, error_rate, throttle_rate, delay_ms, .. } =
-                args;
+            let VersionFaultArgs {
+                function,
+                version,
+                error_rate,
+                throttle_rate,
+                blank_rate,
+                delay_ms,
+                ..
+            } = args;
             faults.versions.retain(|one| one.function != function || one.version != version);
-            let fault = VersionFault { function, version, error_rate, throttle_rate, delay_ms };
+            let fault =
+                VersionFault { function, version, error_rate, throttle_rate, blank_rate, delay_ms };
             faults.versions.push(fault);
             (home, faults)
         }
@@ -71,11 +79,12 @@ fn tell_faults(faults: &Faults, printer: &Printer) -> Result<Exit, Failure> {
     printer.result(faults, || {
         let versions = faults.versions.iter().map(|fault| {
             format!(
-                "version {} of {}: fails {} %, throttled {} %, {} ms slower",
+                "version {} of {}: fails {} %, throttled {} %, inputs zero {} %, {} ms slower",
                 fault.version,
                 fault.function,
                 100.0 * fault.error_rate,
                 100.0 * fault.throttle_rate,
+                100.0 * fault.blank_rate,
                 fault.delay_ms
             )
         });

@@ -7,7 +7,10 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use slsml_import::{Options, Packaged};
 use slsml_inference::{InferRequest, Limits};
-use slsml_model::{Fidelity, Model, Precision, SampleSource, Signature, Tensor, TensorSpec};
+use slsml_model::{
+    CountedBy, CountedOutput, Fidelity, Model, Precision, SampleSource, Signature, Tensor,
+    TensorSpec,
+};
 use slsml_package::{Artifact, Ingredients, Method, Runtime, package_lambda};
 
 use crate::args;
@@ -20,6 +23,7 @@ pub(crate) fn run(
     args: args::Package,
     printer: &Printer,
 ) -> Result<Exit, Failure> {
+    let (count_output, count_range) = (args.count_output.clone(), args.count_range.clone());
     let plan = settings.package(args)?;
     let modified = source_date_epoch()?;
     let runtime = Runtime::read(&plan.runtime)?;
@@ -40,6 +44,8 @@ pub(crate) fn run(
             tolerance: plan.tolerance,
         },
     )?;
+    let signature = packaged.model.signature();
+    let counted = settings.counted(count_output, count_range, signature)?;
     let ready = ready(&plan, &packaged)?;
     let folder = plan.out.join(&plan.name);
     let artifact = package_lambda(
@@ -51,6 +57,7 @@ pub(crate) fn run(
             precision: plan.precision,
             parity: &packaged.fidelity,
             not_numbers: &packaged.not_numbers,
+            counted: counted.clone(),
             runtime: &runtime,
             budgets: plan.budgets,
             smallest: plan.smallest,
@@ -65,11 +72,12 @@ pub(crate) fn run(
         "artifact": folder.join(slsml_package::ARTIFACT_FILE),
         "zip": folder.join(&artifact.lambda.file),
         "built": artifact,
+        "counted": counted,
         "full_weights_bytes": packaged.full_weights,
         "stored_weights_bytes": packaged.stored_weights,
         "ready_ms": ready.map(|ready| ready.as_secs_f64() * 1e3),
     });
-    printer.result(&value, || text(&folder, &artifact, &packaged))
+    printer.result(&value, || text(&folder, &artifact, &packaged, counted.as_ref()))
 }
 
 /// The samples' file: one infer request, an array of them, or one after the other.
@@ -142,7 +150,12 @@ fn ready(plan: &PackagePlan, packaged: &Packaged) -> Result<Option<Duration>, Fa
     Ok(Some(shortest))
 }
 
-fn text(folder: &Path, artifact: &Artifact, packaged: &Packaged) -> String {
+fn text(
+    folder: &Path,
+    artifact: &Artifact,
+    packaged: &Packaged,
+    counted: Option<&CountedOutput>,
+) -> String {
     let signature = &artifact.model.signature;
     let lambda = &artifact.lambda;
     let stored: Vec<&str> = lambda
@@ -163,11 +176,19 @@ fn text(folder: &Path, artifact: &Artifact, packaged: &Packaged) -> String {
             bytes(packaged.full_weights)
         ),
     };
+    let counted = counted.map_or(String::new(), |CountedOutput { output, by }| {
+        let by = match by {
+            CountedBy::LargestOf { classes } => format!("the largest of {classes}"),
+            CountedBy::Label => "labels".into(),
+            CountedBy::Score { low, high } => format!("scores from {low} to {high}"),
+        };
+        format!("\n  counts  {output}, {by}")
+    });
     format!(
         "Packaged {name} for AWS Lambda on {arch}\n  \
          takes   {takes}\n  \
          gives   {gives}\n  \
-         parity  {parity}{weights}\n  \
+         parity  {parity}{weights}{counted}\n  \
          zip     {zip}\n  \
          size    {size} ({model} of it the model, {unzipped} unpacked{stored})\n  \
          sha256  {digest}\n\n\

@@ -1,7 +1,7 @@
 //! From method, path and body to an answer.
 
 use serde_json::{Value, json};
-use slsml_model::{Model, RunError};
+use slsml_model::{CountedOutput, Model, RunError, Tensor};
 
 use crate::{InferAnswer, InferRequest, Limits, ProtocolError, metadata};
 
@@ -23,6 +23,8 @@ pub struct Answer {
     pub status: u16,
     /// The JSON body.
     pub body: Vec<u8>,
+    /// The class or range each item's answer fell into, where that is counted.
+    pub predictions: Vec<u8>,
 }
 
 /// One model under one name.
@@ -36,23 +38,24 @@ pub struct Service {
     pub model: Model,
     /// What a request may ask for.
     pub limits: Limits,
+    /// Which answers are counted.
+    pub counted: Option<CountedOutput>,
 }
 
 impl From<ProtocolError> for Answer {
     fn from(error: ProtocolError) -> Self {
-        Self { status: error.status(), body: error.body() }
+        Self { status: error.status(), body: error.body(), predictions: Vec::new() }
     }
 }
 
 impl Service {
     /// The answer to one HTTP request. `path` is without the query.
     pub fn answer(&self, method: Method, path: &str, body: impl AsRef<[u8]>) -> Answer {
-        self.route(method, path, body)
-            .map_or_else(Answer::from, |body| Answer { status: 200, body })
+        self.route(method, path, body).unwrap_or_else(Answer::from)
     }
 
     /// Runs one infer request: a JSON body in, a JSON body out.
-    pub fn infer(&self, body: impl AsRef<[u8]>) -> Result<Vec<u8>, ProtocolError> {
+    pub fn infer(&self, body: impl AsRef<[u8]>) -> Result<Answer, ProtocolError> {
         let signature = self.model.signature();
         let request = InferRequest::parse(body.as_ref(), signature, &self.limits)?;
         // The run can have its memory.
@@ -60,7 +63,7 @@ impl Service {
         let tensors = self.model.run(request.inputs).map_err(|error| match error {
             RunError::Failed(_) | RunError::Panicked(_) => ProtocolError::Failed(error.to_string()),
         })?;
-        InferAnswer {
+        let body = InferAnswer {
             model_name: &self.name,
             model_version: &self.version,
             id: request.id.as_deref(),
@@ -68,7 +71,15 @@ impl Service {
             outputs: &request.outputs,
             tensors: &tensors,
         }
-        .to_json()
+        .to_json()?;
+        Ok(Answer { status: 200, body, predictions: self.predictions(&tensors) })
+    }
+
+    fn predictions(&self, tensors: &[Tensor]) -> Vec<u8> {
+        let Some(counted) = &self.counted else { return Vec::new() };
+        let mut outputs = self.model.signature().outputs.iter().zip(tensors);
+        let found = outputs.find(|(spec, _)| spec.name == counted.output);
+        found.map(|(_, tensor)| counted.bins(tensor)).unwrap_or_default()
     }
 
     fn route(
@@ -76,10 +87,13 @@ impl Service {
         method: Method,
         path: &str,
         body: impl AsRef<[u8]>,
-    ) -> Result<Vec<u8>, ProtocolError> {
+    ) -> Result<Answer, ProtocolError> {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let read = |value: Value| match method {
-            Method::Get => Ok(value.to_string().into_bytes()),
+            Method::Get => {
+                let body = value.to_string().into_bytes();
+                Ok(Answer { status: 200, body, predictions: Vec::new() })
+            }
             _ => Err(ProtocolError::MethodNotAllowed(format!("{path} takes GET"))),
         };
         match parts.as_slice() {

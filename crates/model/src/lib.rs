@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod container;
+mod counted;
 mod fidelity;
 pub mod graph;
 mod heap;
@@ -17,6 +18,7 @@ mod signature;
 mod tensor;
 
 pub use container::{ContainerError, Header};
+pub use counted::{BINS, CountedBy, CountedOutput};
 pub use fidelity::{Fidelity, OutputFidelity, Precision, SampleSource, Tolerance};
 pub use manifest::{MANIFEST_FILE, MODEL_FILE, Manifest, ManifestError};
 pub use model::{LoadError, Model, Plan, RunError};

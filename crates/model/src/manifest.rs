@@ -5,6 +5,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::CountedOutput;
+
 /// The packaged model's file name in an artifact.
 pub const MODEL_FILE: &str = "model.slsml";
 
@@ -12,7 +14,7 @@ pub const MODEL_FILE: &str = "model.slsml";
 pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// The served model's identity.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The model's name in the protocol's paths.
     pub name: String,
@@ -20,6 +22,9 @@ pub struct Manifest {
     pub model_sha256: String,
     /// The slsml that made the artifact.
     pub slsml_version: String,
+    /// Which answers are counted as metrics, if any are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<CountedOutput>,
 }
 
 /// Why a manifest cannot be used.

@@ -5,7 +5,9 @@ use std::io::{Cursor, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use slsml_model::{Fidelity, Header, MANIFEST_FILE, MODEL_FILE, Manifest, Precision};
+use slsml_model::{
+    CountedOutput, Fidelity, Header, MANIFEST_FILE, MODEL_FILE, Manifest, Precision,
+};
 use thiserror::Error;
 
 use crate::archive::deflated_share;
@@ -52,6 +54,8 @@ pub struct Ingredients<'a> {
     pub parity: &'a Fidelity,
     /// Names of constants that hold NaN.
     pub not_numbers: &'a [String],
+    /// Which of its answers are counted as metrics, if any are.
+    pub counted: Option<CountedOutput>,
     /// The program that serves it.
     pub runtime: &'a Runtime,
     /// What the artifact may weigh.
@@ -70,6 +74,7 @@ pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact,
         name: from.name.into(),
         model_sha256: model_sha256.clone(),
         slsml_version: env!("CARGO_PKG_VERSION").into(),
+        counted: from.counted.clone(),
     };
     let mut manifest = serde_json::to_vec_pretty(&manifest)?;
     manifest.push(b'\n');

@@ -73,11 +73,11 @@ pub(crate) async fn answer(
     let LambdaEvent { payload: Event { arrived, payload }, context } = event;
     let request_id = context.request_id.clone();
     let resource = resource(&context.invoked_function_arn);
-    let (status, error, reply) = match payload {
+    let Answered { status, error, reply, predictions } = match payload {
         Payload::HttpApi(HttpApi { method, path, body }) => {
             let answer = service.answer(method, protocol_path(&path), body);
             let reply = http_api::reply(&answer).map_err(|error| internal(&error));
-            (answer.status, error_text(&answer), reply)
+            Answered::with(&answer, reply)
         }
         Payload::Http(request) => http(service, *request, context).await?,
         Payload::Unfit(cause) => answered(ProtocolError::BadRequest(cause).into()),
@@ -91,6 +91,7 @@ pub(crate) async fn answer(
         latency: arrived.elapsed(),
         cold,
         error,
+        predictions: &predictions,
     }
     .log();
     reply
@@ -103,25 +104,41 @@ fn resource(arn: &str) -> String {
 
 type Reply = Result<Box<RawValue>, Diagnostic>;
 
-/// The status answered, the error's text if it was one, and what goes back.
-type Answered = (u16, Option<String>, Reply);
+/// What was answered.
+struct Answered {
+    status: u16,
+    /// The error's text, if it was one.
+    error: Option<String>,
+    reply: Reply,
+    predictions: Vec<u8>,
+}
 
-fn answered(answer: Answer) -> Answered {
-    (answer.status, error_text(&answer), raw(answer.body))
+impl Answered {
+    fn with(answer: &Answer, reply: Reply) -> Answered {
+        let predictions = answer.predictions.clone();
+        Answered { status: answer.status, error: error_text(answer), reply, predictions }
+    }
+}
+
+fn answered(mut answer: Answer) -> Answered {
+    let (status, error) = (answer.status, error_text(&answer));
+    let predictions = std::mem::take(&mut answer.predictions);
+    Answered { status, error, reply: raw(answer.body), predictions }
 }
 
 /// An infer request as the whole payload. There is no status to carry: a request at fault is
 /// answered with the protocol's error body, a failing model fails the invocation.
 fn bare(service: &Service, request: Box<RawValue>) -> Answered {
     match service.infer(String::from(Box::<str>::from(request))) {
-        Ok(body) => answered(Answer { status: 200, body }),
+        Ok(answer) => answered(answer),
         Err(error @ ProtocolError::Failed(_)) => {
             let error_message = error.message();
             let diagnostic = Diagnostic {
                 error_type: "ModelFailed".into(),
                 error_message: error_message.clone(),
             };
-            (error.status(), Some(error_message), Err(diagnostic))
+            let (status, reply) = (error.status(), Err(diagnostic));
+            Answered { status, error: Some(error_message), reply, predictions: Vec::new() }
         }
         Err(error) => answered(error.into()),
     }
@@ -145,7 +162,8 @@ async fn http(
     let reply = {
         let handler = service_fn(|request: Request| {
             let answer = route(service, request);
-            outcome = Some((answer.status, error_text(&answer)));
+            let predictions = answer.predictions.clone();
+            outcome = Some((answer.status, error_text(&answer), predictions));
             async move { response(answer) }
         });
         let event = LambdaEvent { payload: request, context };
@@ -154,8 +172,9 @@ async fn http(
             to_raw_value(&response).map_err(|error| internal(&error.to_string()))
         })
     };
-    let (status, error) = outcome.ok_or_else(|| internal("the request was not answered"))?;
-    Ok((status, error, reply))
+    let answered = outcome.ok_or_else(|| internal("the request was not answered"))?;
+    let (status, error, predictions) = answered;
+    Ok(Answered { status, error, reply, predictions })
 }
 
 fn response(answer: Answer) -> Result<Json, Diagnostic> {

@@ -26,6 +26,7 @@ pub(crate) fn service() -> Result<Service, Error> {
         version: function_version(),
         model,
         limits: Limits::default(),
+        counted: manifest.counted,
     })
 }
 

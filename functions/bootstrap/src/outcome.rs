@@ -27,7 +27,12 @@ pub(crate) struct Outcome<'a> {
     pub(crate) cold: bool,
     /// The error's text, if there was one.
     pub(crate) error: Option<String>,
+    /// The class or range each item's answer fell into.
+    pub(crate) predictions: &'a [u8],
 }
+
+/// The format takes no more values of one metric in a line.
+const MOST_VALUES: usize = 100;
 
 impl Outcome<'_> {
     /// Writes the line.
@@ -66,6 +71,15 @@ impl Outcome<'_> {
             "status": self.status,
             "start": if self.cold { "cold" } else { "warm" },
         });
+        if !self.predictions.is_empty() {
+            // CloudWatch counts values in ranges that grow with them: powers of two stay apart.
+            let values = self.predictions.iter().take(MOST_VALUES);
+            line["Prediction"] = values.map(|bin| 1_u32 << bin).collect();
+            let metrics = &mut line["_aws"]["CloudWatchMetrics"][0]["Metrics"];
+            if let Some(metrics) = metrics.as_array_mut() {
+                metrics.push(json!({ "Name": "Prediction", "Unit": "None" }));
+            }
+        }
         if let Some(error) = &self.error {
             line["error"] = json!(error);
         }
@@ -87,6 +101,7 @@ mod tests {
             latency,
             cold: true,
             error: None,
+            predictions: &[],
         };
         outcome.line(UNIX_EPOCH + Duration::from_secs(7))
     }

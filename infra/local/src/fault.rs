@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::home::{Home, HomeError};
 
@@ -80,6 +81,9 @@ pub struct VersionFault {
     /// The share that is throttled, 0 to 1.
     #[serde(default)]
     pub throttle_rate: f64,
+    /// The share whose numbers are replaced by zeros, 0 to 1: predictions change, and nothing else.
+    #[serde(default)]
+    pub blank_rate: f64,
     /// How much longer each takes, in milliseconds.
     #[serde(default)]
     pub delay_ms: u64,
@@ -125,6 +129,7 @@ struct Inner {
 pub(crate) struct VersionFate {
     pub(crate) fails: bool,
     pub(crate) throttled: bool,
+    pub(crate) blank: bool,
     pub(crate) delay: Duration,
 }
 
@@ -190,6 +195,7 @@ impl Injector {
         VersionFate {
             fails: random.random::<f64>() < fault.error_rate,
             throttled: random.random::<f64>() < fault.throttle_rate,
+            blank: random.random::<f64>() < fault.blank_rate,
             delay: Duration::from_millis(fault.delay_ms),
         }
     }
@@ -203,6 +209,29 @@ impl Injector {
     pub(crate) async fn hang(&self) {
         self.reached();
         tokio::time::sleep(HANG).await;
+    }
+}
+
+/// An infer request with zeros instead of its numbers: the payload itself, or the body of an HTTP
+/// event. None of what is neither.
+pub(crate) fn blanked(payload: &[u8]) -> Option<Vec<u8>> {
+    let mut event: Value = serde_json::from_slice(payload).ok()?;
+    if let Some(body) = event.get("body").and_then(Value::as_str) {
+        let body = blanked(body.as_bytes())?;
+        event["body"] = Value::String(String::from_utf8(body).ok()?);
+    } else {
+        for input in event.get_mut("inputs")?.as_array_mut()? {
+            zero(input.get_mut("data")?);
+        }
+    }
+    serde_json::to_vec(&event).ok()
+}
+
+fn zero(data: &mut Value) {
+    match data {
+        Value::Array(all) => all.iter_mut().for_each(zero),
+        Value::Number(number) => *number = 0.into(),
+        _ => {}
     }
 }
 
@@ -245,12 +274,24 @@ mod tests {
     }
 
     #[test]
+    fn requests_lose_their_numbers_wherever_they_are() {
+        let bare = br#"{"id":"a","inputs":[{"name":"x","shape":[2],"data":[[1.5],[2]]}]}"#;
+        let blank = String::from_utf8(blanked(bare).unwrap()).unwrap();
+        assert!(blank.contains("[[0],[0]]") && blank.contains("\"shape\":[2]"), "{blank}");
+        let event = serde_json::json!({ "body": std::str::from_utf8(bare).unwrap() }).to_string();
+        let blank = String::from_utf8(blanked(event.as_bytes()).unwrap()).unwrap();
+        assert!(blank.contains("[[0],[0]]"), "{blank}");
+        assert_eq!(blanked(b"{}"), None);
+    }
+
+    #[test]
     fn a_version_fails_as_often_as_it_is_told_to() {
         let fault = VersionFault {
             function: "f".into(),
             version: "2".into(),
             error_rate: 0.3,
             throttle_rate: 0.0,
+            blank_rate: 0.0,
             delay_ms: 7,
         };
         let (_folder, injector) = injector(&Faults { api: vec![], versions: vec![fault] });

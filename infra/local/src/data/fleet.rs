@@ -12,7 +12,7 @@ use super::process::Launch;
 use super::runtime_api::Work;
 use super::sandbox::{self, Ended, Sandbox};
 use crate::error::{AwsError, AwsResult};
-use crate::fault::Injector;
+use crate::fault::{self, Injector};
 use crate::home::Home;
 use crate::ids;
 use crate::lambda::names;
@@ -117,7 +117,13 @@ impl Fleet {
         tokio::time::sleep(fate.delay).await;
         let (ended, took, log_tail) = match fate.fails {
             true => (Ended::Failed(Bytes::from_static(FAULT)), None, Vec::new()),
-            false => self.run(asked, &route).await?,
+            false => match fate.blank.then(|| fault::blanked(&asked.payload)).flatten() {
+                Some(payload) => {
+                    self.run(&Invocation { payload: payload.into(), ..asked.clone() }, &route)
+                        .await?
+                }
+                None => self.run(asked, &route).await?,
+            },
         };
         let took = took.map_or_else(|| started.elapsed(), |took| took + fate.delay);
         let (payload, failed) = match ended {
