@@ -136,7 +136,10 @@ async fn deploy(
 /// checked.
 async fn slsml(cloud: &LocalLambda, args: &[&str], expected: i32) -> Result<(), Error> {
     let scratch = cloud.scratch().to_string_lossy().into_owned();
-    let plain: Vec<String> = args.iter().map(|arg| arg.replace(&scratch, "$DEMO")).collect();
+    let quoted =
+        |arg: &&str| if arg.contains(' ') { format!("'{arg}'") } else { (*arg).to_owned() };
+    let plain: Vec<String> =
+        args.iter().map(quoted).map(|arg| arg.replace(&scratch, "$DEMO")).collect();
     println!("$ slsml {}", plain.join(" "));
     let mut command = tokio::process::Command::from(command(args)?);
     command.current_dir(checkout().join("examples/digits")).env("SLSML_LOCAL_DIR", cloud.dir());

@@ -26,11 +26,10 @@ pub fn programs() -> Result<PathBuf, Error> {
 /// The checkout: cargo says where a test's package is, and make starts the demo at the top. The
 /// place is not compiled in, because checkouts may share compiled programs.
 pub fn checkout() -> PathBuf {
-    let tests = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
-    match tests.as_deref().and_then(Path::parent) {
-        Some(checkout) => checkout.to_owned(),
-        None => std::env::current_dir().unwrap_or_default(),
-    }
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let here = package.or_else(|| std::env::current_dir().ok()).unwrap_or_default();
+    let top = here.ancestors().find(|folder| folder.join("examples/digits").is_dir());
+    top.unwrap_or(&here).to_owned()
 }
 
 /// A command with nothing of the caller's AWS settings.
