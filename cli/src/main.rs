@@ -9,6 +9,7 @@ mod failure;
 mod folder;
 mod place;
 mod printer;
+mod report;
 mod settings;
 mod story;
 

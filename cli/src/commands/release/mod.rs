@@ -15,6 +15,7 @@ use crate::engine::{Engine, Journals};
 use crate::failure::{Exit, Failure};
 use crate::place::Place;
 use crate::printer::Printer;
+use crate::report::{Story, page};
 use crate::settings::Settings;
 
 pub(crate) use history::run as history;
@@ -48,8 +49,10 @@ pub(crate) async fn run(
         Release::Rollback(target) => {
             rollback::rollback(connect(settings, target).await?, printer).await
         }
-        Release::Report(_) => Err(Failure::usage("slsml release report is not built yet")
-            .help("slsml release show --json has everything a report would show")),
+        Release::Report(args) => {
+            let (engine, name) = named_release(settings, args.release).await?;
+            report(&open(&engine, &name).await?, &args.html, printer)
+        }
     }
 }
 
@@ -96,4 +99,22 @@ async fn open<'a>(engine: &'a Engine, name: &str) -> Result<Log<'a, Journals>, F
         .help(format!("slsml release list{} shows them", engine.flags()))),
         Err(error) => Err(error.into()),
     }
+}
+
+/// `slsml release report`.
+fn report(
+    log: &Log<'_, Journals>,
+    path: &std::path::Path,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    let undrawn =
+        |why: String| Failure::new(Exit::Internal, format!("the page cannot be drawn: {why}"));
+    let story =
+        Story::of(&log.entries).ok_or_else(|| undrawn("the journal does not begin".into()))?;
+    let html = page(&log.entries, &log.state, &story).map_err(undrawn)?;
+    std::fs::write(path, &html)
+        .map_err(|error| Failure::usage(format!("cannot write {}: {error}", path.display())))?;
+    let value =
+        serde_json::json!({ "release": log.state.release, "html": path, "bytes": html.len() });
+    printer.result(&value, || format!("Wrote {}: release {}.", path.display(), log.state.release))
 }
