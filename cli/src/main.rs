@@ -12,6 +12,7 @@ mod printer;
 mod report;
 mod settings;
 mod story;
+mod summary;
 
 use std::process::ExitCode;
 

@@ -21,6 +21,19 @@ pub(crate) struct Printer {
 /// A step that takes time: a spinner on a terminal, a line elsewhere.
 pub(crate) struct Step(Option<ProgressBar>);
 
+impl Step {
+    /// Shows another text in the same place; whether there is such a place.
+    pub(crate) fn say(&self, text: &str) -> bool {
+        match &self.0 {
+            Some(bar) => {
+                bar.set_message(text.trim_start().to_owned());
+                true
+            }
+            None => false,
+        }
+    }
+}
+
 impl Drop for Step {
     fn drop(&mut self) {
         if let Some(bar) = self.0.take() {
@@ -54,6 +67,14 @@ impl Printer {
     pub(crate) fn note(&self, text: &str) {
         if !self.json {
             write_err(text);
+        }
+    }
+
+    /// A place on the terminal for a text that changes; none elsewhere.
+    pub(crate) fn live(&self) -> Step {
+        match std::io::stderr().is_terminal() {
+            true => self.step(""),
+            false => Step(None),
         }
     }
 

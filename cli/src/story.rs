@@ -66,11 +66,7 @@ pub(crate) fn waiting(judgements: &[Judgement], left: std::time::Duration, why: 
 /// A check and what it says.
 pub(crate) fn judgement(judgement: &Judgement) -> String {
     let Judgement { check, verdict, candidate, stable, output, .. } = judgement;
-    let verdict = match verdict {
-        Verdict::Pass => "pass",
-        Verdict::Fail => "fail",
-        Verdict::Inconclusive => "unsure",
-    };
+    let verdict = self::verdict(*verdict);
     let metric = match (&check.metric, output) {
         (Measure::Outputs, Some(class)) => format!("outputs of class {class}"),
         (metric, _) => metric.to_string(),
@@ -80,6 +76,14 @@ pub(crate) fn judgement(judgement: &Judgement) -> String {
         _ => String::new(),
     };
     format!("{metric} {}{stable}: {verdict}", rate(candidate))
+}
+
+pub(crate) fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "pass",
+        Verdict::Fail => "fail",
+        Verdict::Inconclusive => "unsure",
+    }
 }
 
 /// A rate with its interval.

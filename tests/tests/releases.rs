@@ -269,6 +269,32 @@ fn a_killed_release_is_resumed_and_its_journal_tells_the_whole_story() {
 }
 
 #[test]
+fn a_report_and_a_summary_tell_of_a_release() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    let summary = cloud.scratch().join("summary.md");
+    let flags = cloud.flags();
+    let mut deploy = command(&["deploy", "lambda", "--alias", "live"]).unwrap();
+    let status = deploy
+        .args(&flags)
+        .arg("--artifact")
+        .arg(&v2)
+        .env("GITHUB_STEP_SUMMARY", &summary)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let text = std::fs::read_to_string(summary).unwrap();
+    assert!(text.contains("version 1 to 2") && text.contains("**promoted**"), "{text}");
+    let page = cloud.scratch().join("report.html");
+    let page_text = page.to_string_lossy();
+    let args = ["release", "report", "--function", "digits", "--html", &*page_text];
+    assert_eq!(cloud.json(&args).unwrap().0, 0);
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("<svg") && html.contains("Promoted"), "{html}");
+    assert!(!html.contains("<script") && !html.contains("src="), "one page alone: {html}");
+}
+
+#[test]
 fn a_rollback_works_after_success_and_asks_no_metrics() {
     let cloud = deployed("v1");
     let v2 = cloud.package("v2").unwrap();

@@ -40,7 +40,7 @@ macro_rules! axes {
             .bold_line_style(GRID)
             .axis_style(GRID)
             .label_style(("sans-serif", 13).into_font().color(&TEXT))
-            .x_label_formatter(&|seconds| time(*seconds))
+            .x_label_formatter(&|seconds| time(*seconds, $story.lasted()))
             .y_label_formatter(&$label)
             .y_labels(5)
             .draw()?;
@@ -114,8 +114,11 @@ pub(super) fn latency(story: &Story) -> Result<String, String> {
     })
 }
 
-/// A time along a release.
-fn time(seconds: f64) -> String {
+/// A time along a release of a length.
+fn time(seconds: f64, lasted: f64) -> String {
+    if lasted < 10.0 {
+        return format!("{seconds:.1} s");
+    }
     let seconds = seconds.round() as u64;
     match seconds {
         0..=599 => format!("{seconds} s"),

@@ -2,7 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use slsml_release::journal::{Entry, Fact, Next};
-use slsml_release::{Judgement, Outcome, State, Verdict};
+use slsml_release::{Judgement, Outcome, State};
 
 use super::{Story, charts};
 use crate::engine::{duration, time_of};
@@ -17,7 +17,7 @@ p.sub { color: #57606a; margin: 0 0 20px; }
 .good { background: #dafbe1; color: #116329; } .bad { background: #ffebe9; color: #a40e26; } .open { background: #fff8c5; color: #6b4e00; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 24px; margin: 20px 0; } dt { color: #57606a; } dd { margin: 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; } th { text-align: left; color: #57606a; font-weight: 500; }
-th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid #eaeef2; vertical-align: top; } td.n, th.n { text-align: right; }
+th, td { padding: 6px 12px 6px 0; border-bottom: 1px solid #eaeef2; vertical-align: top; } td.n, th.n { text-align: right; } td.at { white-space: nowrap; }
 svg { width: 100%; height: auto; display: block; }
 .key { color: #57606a; font-size: 13px; } .key b { display: inline-block; width: 12px; height: 12px; border-radius: 2px; margin: 0 6px 0 0; vertical-align: -1px; } .key span { margin-right: 20px; }
 .bar { background: #eaeef2; height: 10px; border-radius: 2px; min-width: 120px; } .bar i { display: block; height: 10px; border-radius: 2px; }
@@ -55,12 +55,12 @@ pub(crate) fn page(entries: &[Entry], state: &State, told: &Story) -> Result<Str
                 (PreEscaped(charts::weights(told)?))
                 @for series in &told.checks {
                     h2 { (series.name) }
-                    (key())
+                    (key("lines are rates, bands their intervals"))
                     (PreEscaped(charts::rates(told, series)?))
                 }
                 @if told.latency.iter().any(|all| !all.is_empty()) {
                     h2 { "95 % of requests took at most" }
-                    (key())
+                    (key(""))
                     (PreEscaped(charts::latency(told)?))
                 }
                 (outputs(told))
@@ -90,12 +90,12 @@ fn sentence(text: &str) -> String {
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
-fn key() -> Markup {
+fn key(more: &str) -> Markup {
     html! {
         p.key {
             span { b style={ "background:" (STABLE) } {} "stable" }
             span { b style={ "background:" (CANDIDATE) } {} "candidate" }
-            "lines are rates, bands their intervals"
+            (more)
         }
     }
 }
@@ -151,7 +151,7 @@ fn verdicts(judgements: &[Judgement]) -> Markup {
                     td { @if let Some(stable) = &judgement.stable { (story::rate(stable)) } }
                     td.n { (evidence(judgement.fault)) }
                     td.n { (evidence(judgement.health)) }
-                    td { @match judgement.verdict { Verdict::Pass => "pass", Verdict::Fail => "fail", Verdict::Inconclusive => "unsure" } }
+                    td { (story::verdict(judgement.verdict)) }
                 }
             }
         }
@@ -172,7 +172,7 @@ fn journal(entries: &[Entry], state: &State) -> Markup {
         table {
             @for entry in entries {
                 @if let Some(line) = line(entry, state) {
-                    tr { td { (time_of(entry.at)) } td { (entry.by) } td { (line) } }
+                    tr { td.at { (time_of(entry.at)) } td { (entry.by) } td { (line) } }
                 }
             }
         }

@@ -10,8 +10,8 @@ use slsml_release::{DriveError, Event, Outcome, Reason, Revision, Split, State, 
 use crate::commands::stopped;
 use crate::engine::{Engine, Journals, duration, time_of};
 use crate::failure::{Exit, Failure};
-use crate::printer::Printer;
-use crate::story;
+use crate::printer::{Printer, Step};
+use crate::{story, summary};
 
 /// How often the same line is told at most.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -41,6 +41,9 @@ pub(crate) async fn run_to_end(
     match ended {
         Some(ended) => {
             let outcome = ended.map_err(|error| stuck(engine, error))?;
+            if let Err(failure) = summarize(engine).await {
+                printer.note(&format!("the summary could not be written: {failure}"));
+            }
             shown.ended(engine, &outcome, printer)
         }
         None => {
@@ -51,6 +54,15 @@ pub(crate) async fn run_to_end(
             }
         }
     }
+}
+
+/// Tells the page of a GitHub Actions run, if this is one.
+async fn summarize(engine: &Engine) -> Result<(), Failure> {
+    if let Some(name) = engine.latest().await? {
+        let log = super::open(engine, &name).await?;
+        summary::write(&log.entries, &log.state)?;
+    }
+    Ok(())
 }
 
 /// An error that leaves a release where it is says how to go on with it.
@@ -92,26 +104,34 @@ async fn interrupted(engine: &Engine) -> Failure {
 /// Tells of a release that runs.
 pub(crate) struct Teller<'a> {
     printer: &'a Printer,
+    /// What it waits for, on a terminal: redrawn.
+    live: Option<Step>,
+    /// The same elsewhere: line after line.
     told: Option<(Duration, String)>,
 }
 
 impl<'a> Teller<'a> {
     pub(crate) fn new(printer: &'a Printer) -> Teller<'a> {
-        Teller { printer, told: None }
+        Teller { printer, live: None, told: None }
     }
 
     pub(crate) fn tell(&mut self, event: Event<'_>) {
         match event {
             Event::Recorded(entry, state) => {
                 if let Some(line) = story::entry(entry, state) {
+                    self.live = None;
                     self.printer.note(&line);
                 }
             }
             Event::LookFailed(cause) => {
+                self.live = None;
                 self.printer.note(&format!("  no look this time: {cause}"));
             }
             Event::Waiting { judgements, left, why, .. } => {
                 let line = story::waiting(judgements, left, why);
+                if self.live.get_or_insert_with(|| self.printer.live()).say(&line) {
+                    return;
+                }
                 let now = SystemClock.now();
                 let fresh = self.told.as_ref().is_none_or(|(at, told)| {
                     now.saturating_sub(*at) >= TELL_EVERY && *told != line
