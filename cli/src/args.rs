@@ -265,6 +265,9 @@ pub(crate) struct ReleaseArgs {
     /// How long the whole release may take [default: 24h]
     #[arg(long, value_name = "TIME")]
     pub(crate) deadline: Option<crate::settings::Time>,
+    /// A URL that is told of start, verdicts and end; signed with SLSML_WEBHOOK_SECRET if it is set
+    #[arg(long, value_name = "URL")]
+    pub(crate) webhook: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

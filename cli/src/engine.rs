@@ -10,6 +10,7 @@ use slsml_release::{DriveError, Instant, World};
 use crate::failure::Failure;
 use crate::folder::FolderStore;
 use crate::place::Place;
+use crate::webhook::Webhook;
 
 /// Everything a release of one alias works with.
 pub(crate) struct Engine {
@@ -23,6 +24,8 @@ pub(crate) struct Engine {
     pub(crate) name: String,
     /// The flag that leads to the same place.
     pub(crate) place: &'static str,
+    /// Who is told.
+    pub(crate) webhook: Option<Webhook>,
 }
 
 /// Where journals are.
@@ -57,6 +60,7 @@ impl Engine {
             holder: this_process(),
             name: format!("lambda/{region}/{function}/{alias}"),
             place: if place.local { " --local" } else { "" },
+            webhook: None,
         })
     }
 

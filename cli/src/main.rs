@@ -13,6 +13,7 @@ mod report;
 mod settings;
 mod story;
 mod summary;
+mod webhook;
 
 use std::process::ExitCode;
 

@@ -20,6 +20,7 @@ use slsml_release::{
 
 use crate::args::{ArchName, Package, PrecisionName, ReleaseArgs};
 use crate::failure::{Exit, Failure};
+use crate::webhook::Webhook;
 
 const FILE: &str = "slsml.toml";
 
@@ -153,6 +154,8 @@ pub(crate) struct ReleaseSettings {
     hold: Option<Time>,
     /// How long the whole release may take. Default: 24h.
     deadline: Option<Time>,
+    /// A URL that is told of start, verdicts and end, signed with SLSML_WEBHOOK_SECRET if it is set.
+    webhook: Option<String>,
 }
 
 /// A strategy's name.
@@ -637,6 +640,11 @@ impl Settings {
     pub(crate) fn warm_up_request(&self, flag: Option<&Path>) -> Option<PathBuf> {
         let key = self.release.request.as_ref().map(|path| self.folder.join(path));
         flag.map(Path::to_owned).or(key)
+    }
+
+    /// Who is told of a release.
+    pub(crate) fn webhook(&self, flag: Option<&str>) -> Result<Option<Webhook>, Failure> {
+        flag.or(self.release.webhook.as_deref()).map(Webhook::start).transpose()
     }
 
     /// The bucket for zips and journals.

@@ -294,6 +294,60 @@ fn a_report_and_a_summary_tell_of_a_release() {
     assert!(!html.contains("<script") && !html.contains("src="), "one page alone: {html}");
 }
 
+/// Answers HTTP requests, the first with 500, and hands over their heads and bodies.
+fn service() -> (String, std::sync::mpsc::Receiver<(String, serde_json::Value)>) {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let (told, tells) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut answered = 0;
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            // One connection may bring several requests.
+            loop {
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap() > 0 {}
+                if head.is_empty() {
+                    break;
+                }
+                let length = head.to_lowercase();
+                let length = length.split("content-length: ").nth(1).unwrap();
+                let length = length.split("\r\n").next().unwrap().parse().unwrap();
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).unwrap();
+                let status = if answered == 0 { "500 Oops" } else { "200 OK" };
+                answered += 1;
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                stream.get_mut().write_all(answer.as_bytes()).unwrap();
+                if told.send((head, serde_json::from_slice(&body).unwrap())).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    (url, tells)
+}
+
+#[test]
+fn a_webhook_is_told_of_start_verdict_and_end_and_is_tried_again() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    let (url, tells) = service();
+    let mut deploy = command(&["deploy", "lambda", "--alias", "live", "--webhook", &url]).unwrap();
+    let deploy = deploy.args(cloud.flags()).arg("--artifact").arg(&v2);
+    assert!(deploy.env("SLSML_WEBHOOK_SECRET", "s3cret").status().unwrap().success());
+    let all: Vec<_> = tells.try_iter().collect();
+    let events: Vec<&str> = all.iter().map(|(_, body)| body["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["began", "began", "verdict", "ended"], "the first is tried again");
+    assert!(all.iter().all(|(head, _)| head.contains("x-slsml-signature: sha256=")));
+    assert_eq!(all[0].0.split("x-slsml").nth(1), all[1].0.split("x-slsml").nth(1), "same body");
+    assert!(all[3].1["outcome"]["promoted"].is_object(), "{}", all[3].1);
+    let gone = ["--webhook", "ftp://x"];
+    let (code, value) = cloud.deploy(&v2, &gone).unwrap();
+    assert_eq!(code, 2, "{value}");
+}
+
 #[test]
 fn a_rollback_works_after_success_and_asks_no_metrics() {
     let cloud = deployed("v1");

@@ -67,7 +67,7 @@ pub(crate) async fn run(
     let mut engine = engine;
     engine.target = engine.target.with_request(request);
     let world = engine.world();
-    let mut teller = Teller::new(printer);
+    let mut teller = Teller::new(printer, engine.webhook.as_ref());
     let work = begin(&world, &release, |event| teller.tell(event));
     run_to_end(&engine, &shown, printer, work).await
 }
@@ -144,7 +144,8 @@ async fn prepare(settings: &Settings, args: DeployLambda) -> Result<Deployment, 
     let place = Place::connect(&args.place, settings).await?;
     let lambda = &settings.lambda;
     let bucket = settings.bucket(args.bucket);
-    let engine = Engine::new(&place, &function, &alias, bucket.as_deref())?;
+    let mut engine = Engine::new(&place, &function, &alias, bucket.as_deref())?;
+    engine.webhook = settings.webhook(args.release.webhook.as_deref())?;
     let spec = FunctionSpec {
         name: function,
         role: place.role(args.role, settings),

@@ -60,7 +60,10 @@ pub(super) async fn connect(settings: &Settings, args: ReleaseTarget) -> Result<
     let function = function(settings, args.place.function.clone())?;
     let alias = settings.alias(args.alias);
     let place = Place::connect(&args.place, settings).await?;
-    Engine::new(&place, &function, &alias, settings.bucket(args.bucket).as_deref())
+    let bucket = settings.bucket(args.bucket);
+    let mut engine = Engine::new(&place, &function, &alias, bucket.as_deref())?;
+    engine.webhook = settings.webhook(None)?;
+    Ok(engine)
 }
 
 /// The release that is named, or the latest.

@@ -11,6 +11,7 @@ use crate::commands::stopped;
 use crate::engine::{Engine, Journals, duration, time_of};
 use crate::failure::{Exit, Failure};
 use crate::printer::{Printer, Step};
+use crate::webhook::Webhook;
 use crate::{story, summary};
 
 /// How often the same line is told at most.
@@ -38,6 +39,11 @@ pub(crate) async fn run_to_end(
         ended = work => Some(ended),
         () = stopped() => None,
     };
+    if let Some(webhook) = &engine.webhook
+        && let Some(why) = webhook.finish().await
+    {
+        printer.note(&format!("the webhook was not told of everything: {why}"));
+    }
     match ended {
         Some(ended) => {
             let outcome = ended.map_err(|error| stuck(engine, error))?;
@@ -108,16 +114,20 @@ pub(crate) struct Teller<'a> {
     live: Option<Step>,
     /// The same elsewhere: line after line.
     told: Option<(Duration, String)>,
+    webhook: Option<&'a Webhook>,
 }
 
 impl<'a> Teller<'a> {
-    pub(crate) fn new(printer: &'a Printer) -> Teller<'a> {
-        Teller { printer, live: None, told: None }
+    pub(crate) fn new(printer: &'a Printer, webhook: Option<&'a Webhook>) -> Teller<'a> {
+        Teller { printer, live: None, told: None, webhook }
     }
 
     pub(crate) fn tell(&mut self, event: Event<'_>) {
         match event {
             Event::Recorded(entry, state) => {
+                if let Some(webhook) = self.webhook {
+                    webhook.tell(entry, state);
+                }
                 if let Some(line) = story::entry(entry, state) {
                     self.live = None;
                     self.printer.note(&line);

@@ -78,7 +78,7 @@ async fn take_over(
 ) -> Result<Exit, Failure> {
     let engine = engine.with_kept_request(name).await?;
     let world = engine.world();
-    let mut teller = Teller::new(printer);
+    let mut teller = Teller::new(printer, engine.webhook.as_ref());
     let work = go_on(&world, &engine.name, name, |event| teller.tell(event));
     let shown = Shown { asked, ..Shown::default() };
     run_to_end(&engine, &shown, printer, work).await

@@ -22,7 +22,7 @@ pub(super) async fn watch(
     printer: &Printer,
 ) -> Result<Exit, Failure> {
     let mut log = open(engine, name).await?;
-    let mut teller = Teller::new(printer);
+    let mut teller = Teller::new(printer, None);
     let mut told = 0;
     loop {
         for entry in &log.entries[told..] {
