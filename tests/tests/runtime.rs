@@ -31,7 +31,8 @@ impl Deployed {
 
     fn on(cloud: LocalLambda) -> Deployed {
         let artifact = cloud.package("v1").unwrap();
-        let (code, value) = cloud.deploy(&artifact, &[]).unwrap();
+        // The first request is the test's own, and finds a cold function.
+        let (code, value) = cloud.deploy(&artifact, &["--warm-up", "0"]).unwrap();
         assert_eq!(code, 0, "{value}");
         let lambda = client(&cloud.endpoint);
         Deployed { cloud, lambda }
@@ -102,6 +103,12 @@ fn alb(method: &str, path: &str, body: &str) -> Value {
     })
 }
 
+/// An HTTP client. slsml's own wants a provider of cryptography, and cargo builds reqwest once.
+fn http() -> reqwest::Client {
+    let _once = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
 #[tokio::test]
 async fn every_kind_of_event_is_answered() {
     let deployed = Deployed::new();
@@ -131,7 +138,7 @@ async fn every_kind_of_event_is_answered() {
 async fn the_protocol_is_served_at_the_function_url() {
     let deployed = Deployed::new();
     let url = deployed.url().await;
-    let http = reqwest::Client::new();
+    let http = http();
     let get = async |path: &str| {
         let answer = http.get(format!("{url}{path}")).send().await.unwrap();
         (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
@@ -162,7 +169,7 @@ async fn the_protocol_is_served_at_the_function_url() {
 async fn a_bad_request_is_answered_with_its_fault_and_harms_nobody() {
     let deployed = Deployed::new();
     let url = format!("{}v2/models/digits/infer", deployed.url().await);
-    let http = reqwest::Client::new();
+    let http = http();
     let input = |shape: Value, datatype: &str, data: Value| {
         json!({ "inputs": [{ "name": "image", "shape": shape, "datatype": datatype, "data": data }] }).to_string()
     };
@@ -338,7 +345,7 @@ async fn a_web_page_cannot_use_the_local_lambda() {
     let functions = format!("{}/2015-03-31/functions", deployed.cloud.endpoint);
     let signature =
         "AWS4-HMAC-SHA256 Credential=k/20260101/us-east-1/lambda/aws4_request, Signature=0";
-    let http = reqwest::Client::new();
+    let http = http();
     let status = async |url: &str, name: &str, value: &str| {
         let request = http.get(url).header("authorization", signature).header(name, value);
         request.send().await.unwrap().status().as_u16()
