@@ -63,6 +63,12 @@ pub(crate) async fn run(
         strategy,
         slsml: env!("CARGO_PKG_VERSION").into(),
     };
+    if !place.local && spec.bucket.is_none() {
+        printer.note(
+            "The release's journal lies on this machine: with --bucket NAME, or bucket under [lambda], \
+             others could go on with it",
+        );
+    }
     engine.keep_request(&release.name, &request).await?;
     let mut engine = engine;
     engine.target = engine.target.with_request(request);
