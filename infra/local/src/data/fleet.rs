@@ -114,7 +114,9 @@ impl Fleet {
             }
         };
         let started = Instant::now();
-        tokio::time::sleep(fate.delay).await;
+        if !fate.delay.is_zero() {
+            tokio::time::sleep(fate.delay).await;
+        }
         let (ended, took, log_tail) = match fate.fails {
             true => (Ended::Failed(Bytes::from_static(FAULT)), None, Vec::new()),
             false => match fate.blank.then(|| fault::blanked(&asked.payload)).flatten() {
