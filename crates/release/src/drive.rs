@@ -219,10 +219,7 @@ async fn take_lease<'a, T, M, S: Store, C: Clock>(
 }
 
 fn entry<T, M, S, C: Clock>(world: &World<'_, T, M, S, C>, fact: Fact) -> Entry {
-    // Times are kept in milliseconds: what is read back must be what was written.
-    let at =
-        Duration::from_millis(u64::try_from(world.clock.now().as_millis()).unwrap_or(u64::MAX));
-    Entry { at, by: world.holder.by.clone(), fact }
+    Entry::new(world.clock.now(), &world.holder.by, fact)
 }
 
 struct Driver<'a, 'w, T, M, S, C, F> {

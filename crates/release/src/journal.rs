@@ -29,6 +29,14 @@ pub struct Entry {
     pub fact: Fact,
 }
 
+impl Entry {
+    /// A line of this moment. Times are kept in milliseconds: what is read back is what was written.
+    pub fn new(now: Instant, by: &str, fact: Fact) -> Entry {
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        Entry { at: std::time::Duration::from_millis(millis), by: by.into(), fact }
+    }
+}
+
 /// What a line says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "fact")]

@@ -1,8 +1,6 @@
 //! `slsml release rollback`: back to the revision before, also after a release has succeeded. It
 //! asks no metrics.
 
-use std::time::Duration;
-
 use serde_json::json;
 use slsml_release::journal::{Ask, Entry, Fact};
 use slsml_release::ports::{Clock, SystemClock, Target};
@@ -64,9 +62,8 @@ pub(super) async fn rollback(engine: Engine, printer: &Printer) -> Result<Exit, 
         lease::Held::take(&engine.journals, &engine.name, &name, &engine.holder, now, is_gone)
             .await?;
     let observed = engine.target.route(&back, seen.token.as_ref()).await?;
-    let at = Duration::from_millis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-    let by = engine.holder.by.clone();
-    log.append(Entry { at, by, fact: Fact::RolledBackLater { observed } }).await?;
+    let fact = Fact::RolledBackLater { observed };
+    log.append(Entry::new(now, &engine.holder.by, fact)).await?;
     held.give_back().await?;
     done(true)
 }

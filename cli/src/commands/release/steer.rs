@@ -3,8 +3,6 @@
 //! What a person asks for is written into the journal. Whoever works on the release does it at the
 //! next look; if nobody does, this command takes the work over.
 
-use std::time::Duration;
-
 use serde_json::json;
 use slsml_release::journal::{Ask, Entry, Fact, Log};
 use slsml_release::ports::{Clock, SystemClock, Target};
@@ -90,11 +88,7 @@ fn live(engine: &Engine, lease: &lease::Lease) -> bool {
 
 /// Writes a wish down, however often others write in between.
 async fn write(engine: &Engine, log: &mut Log<'_, Journals>, what: Ask) -> Result<(), Failure> {
-    let entry = || Entry {
-        at: Duration::from_millis(u64::try_from(SystemClock.now().as_millis()).unwrap_or(u64::MAX)),
-        by: engine.holder.by.clone(),
-        fact: Fact::Asked { what },
-    };
+    let entry = || Entry::new(SystemClock.now(), &engine.holder.by, Fact::Asked { what });
     while log.state.ended.is_none() {
         if log.append(entry()).await? {
             return Ok(());
