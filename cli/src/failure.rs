@@ -177,6 +177,7 @@ impl From<PortError> for Failure {
 
 impl From<DriveError> for Failure {
     fn from(error: DriveError) -> Failure {
+        let message = error.to_string();
         match error {
             DriveError::Port(error) => error.into(),
             DriveError::Lease(error) => error.into(),
@@ -185,22 +186,15 @@ impl From<DriveError> for Failure {
                 .help("look at it with slsml release show; go on with slsml release resume, or end it with slsml release promote or abort"),
             DriveError::Divided { .. } => Failure::new(Exit::Moved, error)
                 .help("end it first: slsml release promote, or slsml release abort"),
-            DriveError::Stuck { .. } => Failure::new(Exit::Cloud, error),
+            DriveError::Stuck { cause, .. } | DriveError::NoMetrics(cause) => {
+                Failure { exit: Exit::Cloud, message, help: Failure::from(cause).help }
+            }
             DriveError::NoStable => {
                 Failure::usage(error).help("deploy a first version with --strategy all-at-once")
             }
             DriveError::Unknown { .. } => Failure::usage(error).help(
                 "a metric of your own needs the dimensions FunctionName, Resource and Version, and is written custom:Namespace/Name",
             ),
-            DriveError::NoMetrics(cause) => {
-                let message = format!("the metrics cannot be read, so nothing was moved: {cause}");
-                let denied = message.contains("AccessDenied") || message.contains("not authorized");
-                let failure = Failure::new(Exit::Cloud, message);
-                match denied {
-                    true => failure.help("allow cloudwatch:GetMetricData and cloudwatch:ListMetrics to whoever deploys"),
-                    false => failure,
-                }
-            }
         }
     }
 }

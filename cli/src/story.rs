@@ -48,6 +48,7 @@ pub(crate) fn ask(what: Ask) -> &'static str {
         Ask::Resume => "go on",
         Ask::Promote => "promote",
         Ask::Abort => "abort",
+        Ask::RollBack => "roll back",
     }
 }
 

@@ -174,6 +174,8 @@ fn a_release_ended_by_hand_stops_the_one_who_ran_it() {
         let canary = waiting_canary(&cloud, &v2);
         let (code, value) = cloud.deploy(&v2, &[]).unwrap();
         assert_eq!(code, 7, "a second release is refused: {value}");
+        let message = value["error"]["message"].as_str().unwrap();
+        assert!(message.contains("under way already; ") && message.ends_with(" works on it"));
         let (code, value) = cloud.json(&["release", ending, "--function", "digits"]).unwrap();
         assert_eq!((code, &value["changed"]), (0, &true.into()), "{value}");
         let output = canary.wait_with_output().unwrap();
@@ -189,6 +191,36 @@ fn a_release_ended_by_hand_stops_the_one_who_ran_it() {
         let (code, value) = cloud.json(&["release", ending, "--function", "digits"]).unwrap();
         assert_eq!((code, &value["changed"]), (0, &false.into()), "{value}");
     }
+}
+
+#[test]
+fn of_two_deployments_at_the_same_time_one_goes_on_and_the_other_says_who_does() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    // The version is published, so that both come to the release at once.
+    let (_, value) =
+        cloud.deploy(&v2, &["--strategy", "canary", "--bake", "1s", "--hold", "0s"]).unwrap();
+    assert_eq!(value["outcome"], "inconclusive", "{value}");
+    for round in 0..5 {
+        let begin = || {
+            let mut deploy = command(&["deploy", "lambda", "--memory-mb", "512"]).unwrap();
+            deploy.args(["--strategy", "canary", "--bake", "1s", "--hold", "1s"]);
+            deploy.args(cloud.flags()).arg("--artifact").arg(&v2);
+            deploy.stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        let both = [begin(), begin()].map(|one| one.wait_with_output().unwrap());
+        let mut codes = both.each_ref().map(|output| output.status.code());
+        codes.sort_unstable();
+        let told = both.map(|output| String::from_utf8_lossy(&output.stderr).into_owned());
+        assert_eq!(codes, [Some(6), Some(7)], "round {round}: {told:?}");
+        let refused = told.iter().find(|text| text.contains('×')).unwrap();
+        assert!(
+            refused.contains(" works on it") || refused.contains(" is working on "),
+            "{refused}"
+        );
+    }
+    let (_, history) = cloud.json(&["history", "--function", "digits"]).unwrap();
+    assert_eq!(history["releases"].as_array().unwrap().len(), 7, "{history}");
 }
 
 #[test]

@@ -7,7 +7,8 @@ use slsml_package::Artifact;
 use slsml_release::journal::{Began, FORMAT};
 use slsml_release::ports::{Clock, Observed, SystemClock, Target};
 use slsml_release::{
-    Counts, DriveError, Release, Revision, Split, State, Strategy, begin, unfinished, unfold,
+    Counts, DriveError, Release, Revision, Split, State, Strategy, begin, check_metrics, idle,
+    unfold,
 };
 
 use crate::args::DeployLambda;
@@ -163,6 +164,7 @@ async fn prepare(settings: &Settings, args: DeployLambda) -> Result<Deployment, 
     };
     check_strategy(&engine, &strategy)?;
     let observed = check_target(&engine, &strategy).await?;
+    check_metrics(&engine.metrics, &strategy).await?;
     Ok(Deployment { artifact, zip, spec, strategy, request, place, engine, observed })
 }
 
@@ -204,9 +206,7 @@ fn check_strategy(engine: &Engine, strategy: &Strategy) -> Result<(), Failure> {
 /// What would stop the release later stops it before anything is written.
 async fn check_target(engine: &Engine, strategy: &Strategy) -> Result<Observed, Failure> {
     let (function, alias) = (&engine.function, &engine.alias);
-    if let Some((name, _)) = unfinished(&engine.journals, &engine.name).await? {
-        return Err(DriveError::UnderWay { name, target: engine.name.clone() }.into());
-    }
+    idle(&engine.world(), &engine.name).await?;
     let observed = engine.target.observe().await?;
     match &observed.split {
         None if strategy.needs_stable() => Err(Failure::usage(format!(

@@ -107,6 +107,7 @@ impl From<FaultKind> for ApiFaultKind {
         match kind {
             FaultKind::Throttle => Self::Throttle,
             FaultKind::Error => Self::Error,
+            FaultKind::Deny => Self::Deny,
             FaultKind::DropBefore => Self::DropBefore,
             FaultKind::DropAfter => Self::DropAfter,
             FaultKind::HangBefore => Self::HangBefore,

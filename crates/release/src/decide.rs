@@ -103,7 +103,9 @@ pub fn decide(
         return Action::End(outcome.clone());
     }
     match &state.wish {
-        Some((Ask::Abort, by)) => return roll_back(state, Reason::Asked { by: by.clone() }),
+        Some((Ask::Abort | Ask::RollBack, by)) => {
+            return roll_back(state, Reason::Asked { by: by.clone() });
+        }
         Some((Ask::Promote, by)) => {
             let split = Some(Split::all_to(state.candidate.clone()));
             return Action::Go { to: Next::Promote { by: by.clone() }, split };

@@ -8,8 +8,8 @@ use crate::check::Judgement;
 use crate::decide::{Action, Instant, Outcome, Waiting, decide};
 use crate::evidence::{Block, Counts, Measure};
 use crate::journal::{Began, Entry, FORMAT, Fact, Intent, JournalError, Log};
-use crate::lease::{self, Held, Holder, LeaseError};
-use crate::ports::{Clock, Metrics, Observed, PortError, Store, Target};
+use crate::lease::{self, Held, Holder, Lease, LeaseError};
+use crate::ports::{Clock, Metrics, Observed, PortError, Store, Tag, Target};
 use crate::{Revision, Split, State, Strategy};
 
 /// The longest time between two looks at first: a move by others is seen this late.
@@ -24,7 +24,8 @@ const LOOKS_A_STEP: u32 = 240;
 /// How long before a release the stable revision's requests show what is usual.
 const LOOK_BACK: Duration = Duration::from_secs(600);
 
-/// How often a move of traffic is tried before the release is left as it is.
+/// How often in a row something may fail before the release is left as it is: half a minute, which
+/// a lease outlasts.
 const TRIES: u32 = 6;
 
 /// What a release works with.
@@ -77,14 +78,21 @@ pub enum Event<'a> {
     },
     /// Something could not be read. Without evidence nothing is promoted; it is tried again.
     LookFailed(&'a PortError),
+    /// Something else failed, and is tried again after a while.
+    Failed {
+        /// What.
+        cause: &'a DriveError,
+        /// How soon.
+        again_in: Duration,
+    },
 }
 
 /// Why a release stopped where it was.
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum DriveError {
-    #[error("release {name} of {target} is under way already")]
-    UnderWay { name: String, target: String },
+    #[error("release {name} of {target} is under way already; {who}")]
+    UnderWay { name: String, target: String, who: String },
     #[error("the traffic is divided already ({split}), and no release of slsml did it")]
     Divided { split: Split },
     #[error("the target does not exist yet, and a strategy with steps needs a stable revision")]
@@ -114,10 +122,12 @@ pub async fn begin<T: Target, M: Metrics, S: Store, C: Clock>(
     release: &Release,
     mut tell: impl FnMut(Event<'_>),
 ) -> Result<Outcome, DriveError> {
+    // What was seen of the lease is what it is taken by: nobody begins anything in between.
+    let last = idle(world, &release.target).await?;
     let observed = world.target.observe().await?;
     check_begin(world, release, &observed).await?;
     let before = usual(world, release, &observed).await?;
-    let lease = take_lease(world, &release.target, &release.name).await?;
+    let lease = take_lease(world, &release.target, &release.name, last).await?;
     let first = Fact::Began(Box::new(Began {
         format: FORMAT,
         slsml: release.slsml.clone(),
@@ -141,7 +151,8 @@ pub async fn resume<T: Target, M: Metrics, S: Store, C: Clock>(
     release: &str,
     mut tell: impl FnMut(Event<'_>),
 ) -> Result<Outcome, DriveError> {
-    let lease = take_lease(world, target, release).await?;
+    let last = lease::read(world.store, target).await?;
+    let lease = take_lease(world, target, release, last).await?;
     let log = Log::open(world.store, &key(target, release)).await?;
     let mut driver = Driver { world, log, lease, tell: &mut tell };
     if driver.log.state.ended.is_none() {
@@ -156,9 +167,6 @@ async fn check_begin<T: Target, M: Metrics, S: Store, C: Clock>(
     release: &Release,
     observed: &Observed,
 ) -> Result<(), DriveError> {
-    if let Some((name, _)) = unfinished(world.store, &release.target).await? {
-        return Err(DriveError::UnderWay { name, target: release.target.clone() });
-    }
     match &observed.split {
         Some(split) if split.candidate.is_some() => {
             return Err(DriveError::Divided { split: split.clone() });
@@ -166,9 +174,33 @@ async fn check_begin<T: Target, M: Metrics, S: Store, C: Clock>(
         None if release.strategy.needs_stable() => return Err(DriveError::NoStable),
         _ => {}
     }
-    for check in &release.strategy.checks {
-        let metric = check.metric.clone();
-        match world.metrics.knows(&metric).await {
+    check_metrics(world.metrics, &release.strategy).await
+}
+
+/// The last lease of a target that no release of is under way.
+pub async fn idle<T, M, S: Store, C: Clock>(
+    world: &World<'_, T, M, S, C>,
+    target: &str,
+) -> Result<Option<(Lease, Tag)>, DriveError> {
+    let last = lease::read(world.store, target).await?;
+    if let Some((lease, _)) = &last
+        && is_unfinished(world.store, target, &lease.release).await?
+    {
+        let by = &lease.holder.by;
+        let who = match lease.is_live(world.clock.now(), world.is_gone) {
+            true => format!("{by} works on it"),
+            false => format!("nobody works on it since {by} stopped"),
+        };
+        let (name, target) = (lease.release.clone(), target.into());
+        return Err(DriveError::UnderWay { name, target, who });
+    }
+    Ok(last)
+}
+
+/// Whether everything a strategy checks is counted at all.
+pub async fn check_metrics<M: Metrics>(metrics: &M, strategy: &Strategy) -> Result<(), DriveError> {
+    for metric in strategy.measures() {
+        match metrics.knows(&metric).await {
             Ok(true) => {}
             Ok(false) => return Err(DriveError::Unknown { metric }),
             Err(error) => return Err(DriveError::NoMetrics(error)),
@@ -199,12 +231,21 @@ async fn usual<T: Target, M: Metrics, S: Store, C: Clock>(
 pub async fn unfinished<S: Store>(
     store: &S,
     target: &str,
-) -> Result<Option<(String, lease::Lease)>, DriveError> {
+) -> Result<Option<(String, Lease)>, DriveError> {
     let Some((lease, _)) = lease::read(store, target).await? else { return Ok(None) };
-    match Log::open(store, &key(target, &lease.release)).await {
-        Ok(log) if log.state.ended.is_none() => Ok(Some((lease.release.clone(), lease))),
+    let unfinished = is_unfinished(store, target, &lease.release).await?;
+    Ok(unfinished.then(|| (lease.release.clone(), lease)))
+}
+
+async fn is_unfinished<S: Store>(
+    store: &S,
+    target: &str,
+    release: &str,
+) -> Result<bool, DriveError> {
+    match Log::open(store, &key(target, release)).await {
+        Ok(log) => Ok(log.state.ended.is_none()),
         // It died between taking the lease and writing its first line: nothing was begun.
-        Ok(_) | Err(JournalError::Missing(_)) => Ok(None),
+        Err(JournalError::Missing(_)) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -213,13 +254,35 @@ async fn take_lease<'a, T, M, S: Store, C: Clock>(
     world: &World<'a, T, M, S, C>,
     target: &str,
     release: &str,
+    last: Option<(Lease, Tag)>,
 ) -> Result<Held<'a, S>, LeaseError> {
     let World { store, clock, holder, is_gone, .. } = *world;
-    Held::take(store, target, release, holder, clock.now(), is_gone).await
+    Held::take(store, target, release, last, holder, clock.now(), is_gone).await
 }
 
 fn entry<T, M, S, C: Clock>(world: &World<'_, T, M, S, C>, fact: Fact) -> Entry {
     Entry::new(world.clock.now(), &world.holder.by, fact)
+}
+
+impl DriveError {
+    /// Whether it may be otherwise a moment later.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Stuck { .. }
+                | Self::Port(_)
+                | Self::Lease(LeaseError::Port(_))
+                | Self::Journal(JournalError::Port(_))
+        )
+    }
+}
+
+/// What became of a move.
+enum Moved {
+    /// Traffic is where it was to be.
+    ByUs(Observed),
+    /// It is somewhere else.
+    ByOthers(Observed),
 }
 
 struct Driver<'a, 'w, T, M, S, C, F> {
@@ -237,44 +300,63 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
         result
     }
 
+    /// Step after step. What fails is tried again a few times: until the answer to a write is known,
+    /// reading says whether it was done.
     async fn go_on(&mut self) -> Result<Outcome, DriveError> {
+        let mut failed = 0;
         loop {
-            self.lease.renew(self.world.clock.now()).await?;
-            self.refresh().await?;
-            if self.log.state.ended.is_none() {
-                if let Some(intent) = self.log.state.intended.clone() {
-                    self.fulfil(&intent).await?;
-                    continue;
+            match self.step().await {
+                Ok(Some(outcome)) => return Ok(outcome),
+                Ok(None) => failed = 0,
+                Err(error) if failed + 1 < TRIES && error.may_pass() => {
+                    let again_in = Duration::from_secs(1 << failed);
+                    failed += 1;
+                    (self.tell)(Event::Failed { cause: &error, again_in });
+                    self.world.clock.sleep_until(self.world.clock.now() + again_in).await;
                 }
-                if !self.look().await? {
-                    continue;
-                }
-            }
-            let now = self.world.clock.now();
-            let state = &self.log.state;
-            let judgements = state.judgements();
-            match decide(&state.strategy, state, &judgements, now) {
-                Action::End(outcome) if state.ended.is_some() => return Ok(outcome),
-                Action::End(outcome) => {
-                    self.write(Fact::Ended { outcome }).await?;
-                }
-                Action::Probe { requests } => {
-                    let probed = self.world.target.probe(&state.candidate, requests).await?;
-                    self.write(Fact::Probed(probed)).await?;
-                }
-                Action::Go { to, split } => {
-                    let seen = state.observed.clone();
-                    let intent = Intent { to, split, seen, judgements };
-                    self.write(Fact::Intended(Box::new(intent))).await?;
-                }
-                Action::Wait { until, why } => {
-                    let left = until.saturating_sub(now);
-                    (self.tell)(Event::Waiting { state, judgements: &judgements, left, why });
-                    let look = self.look_every();
-                    self.world.clock.sleep_until(until.min(now + look)).await;
-                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// One step; the outcome once there is one.
+    async fn step(&mut self) -> Result<Option<Outcome>, DriveError> {
+        self.lease.renew(self.world.clock.now()).await?;
+        self.refresh().await?;
+        if self.log.state.ended.is_none() {
+            if let Some(intent) = self.log.state.intended.clone() {
+                self.fulfil(&intent).await?;
+                return Ok(None);
+            }
+            if !self.look().await? {
+                return Ok(None);
+            }
+        }
+        let now = self.world.clock.now();
+        let state = &self.log.state;
+        let judgements = state.judgements();
+        match decide(&state.strategy, state, &judgements, now) {
+            Action::End(outcome) if state.ended.is_some() => return Ok(Some(outcome)),
+            Action::End(outcome) => {
+                self.write(Fact::Ended { outcome }).await?;
+            }
+            Action::Probe { requests } => {
+                let probed = self.world.target.probe(&state.candidate, requests).await?;
+                self.write(Fact::Probed(probed)).await?;
+            }
+            Action::Go { to, split } => {
+                let seen = state.observed.clone();
+                let intent = Intent { to, split, seen, judgements };
+                self.write(Fact::Intended(Box::new(intent))).await?;
+            }
+            Action::Wait { until, why } => {
+                let left = until.saturating_sub(now);
+                (self.tell)(Event::Waiting { state, judgements: &judgements, left, why });
+                let look = self.look_every();
+                self.world.clock.sleep_until(until.min(now + look)).await;
+            }
+        }
+        Ok(None)
     }
 
     /// Appends a fact; false if others have written, and what to do has to be decided anew.
@@ -308,55 +390,36 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
     /// Does what was written down, unless it is done already.
     async fn fulfil(&mut self, intent: &Intent) -> Result<(), DriveError> {
         let Some(split) = &intent.split else { return Ok(()) };
-        let mut pause = Duration::from_secs(1);
-        for attempt in 1.. {
-            match self.move_to(split, intent).await {
-                Ok(Some(observed)) => {
-                    self.write(Fact::Moved { observed }).await?;
-                    return Ok(());
-                }
-                Ok(None) => return Ok(()),
-                Err(cause) if attempt == TRIES => {
-                    return Err(DriveError::Stuck { to: split.clone(), cause });
-                }
-                Err(cause) => {
-                    (self.tell)(Event::LookFailed(&cause));
-                    self.world.clock.sleep_until(self.world.clock.now() + pause).await;
-                    pause *= 2;
-                }
+        match self.move_to(split, intent).await {
+            Ok(Moved::ByUs(observed)) => {
+                self.write(Fact::Moved { observed }).await?;
             }
+            Ok(Moved::ByOthers(found)) => self.foreign(&found).await?,
+            Err(cause) => return Err(DriveError::Stuck { to: split.clone(), cause }),
         }
         Ok(())
     }
 
-    /// Moves traffic; none if somebody else did, which ends the release.
-    async fn move_to(
-        &mut self,
-        split: &Split,
-        intent: &Intent,
-    ) -> Result<Option<Observed>, PortError> {
+    async fn move_to(&self, split: &Split, intent: &Intent) -> Result<Moved, PortError> {
         let found = self.world.target.observe().await?;
         if found.split.as_ref() == Some(split) {
-            return Ok(Some(found));
+            return Ok(Moved::ByUs(found));
         }
         if found.split == intent.seen.split {
             match self.world.target.route(split, found.token.as_ref()).await {
-                Ok(moved) => return Ok(Some(moved)),
+                Ok(moved) => return Ok(Moved::ByUs(moved)),
                 Err(PortError::Moved(_)) => {}
                 Err(failed) => return Err(failed),
             }
         }
         let found = self.world.target.observe().await?;
         match found.split.as_ref() == Some(split) {
-            true => Ok(Some(found)),
+            true => Ok(Moved::ByUs(found)),
             // Changed and changed back, or changed in another way than its traffic.
             false if found.split == intent.seen.split => {
                 Err(PortError::Failed("somebody else works on the target".into()))
             }
-            false => {
-                self.foreign(&found).await.map_err(|error| PortError::Failed(Box::new(error)))?;
-                Ok(None)
-            }
+            false => Ok(Moved::ByOthers(found)),
         }
     }
 

@@ -150,6 +150,8 @@ pub enum Ask {
     Promote,
     /// All traffic back now.
     Abort,
+    /// All traffic back, after its end.
+    RollBack,
 }
 
 /// Why a journal cannot be used.

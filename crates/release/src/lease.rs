@@ -76,10 +76,15 @@ pub fn key(target: &str) -> String {
 pub async fn read<S: Store>(store: &S, target: &str) -> Result<Option<(Lease, Tag)>, LeaseError> {
     let key = key(target);
     let Some((bytes, tag)) = store.read(&key).await? else { return Ok(None) };
-    match serde_json::from_slice(&bytes) {
-        Ok(lease) => Ok(Some((lease, tag))),
-        Err(error) => Err(LeaseError::Malformed { key, cause: error.to_string() }),
-    }
+    Ok(Some((parse(&key, &bytes)?, tag)))
+}
+
+fn parse(key: &str, bytes: &[u8]) -> Result<Lease, LeaseError> {
+    let malformed = |error: serde_json::Error| LeaseError::Malformed {
+        key: key.into(),
+        cause: error.to_string(),
+    };
+    serde_json::from_slice(bytes).map_err(malformed)
 }
 
 impl Lease {
@@ -90,11 +95,12 @@ impl Lease {
 }
 
 impl<'a, S: Store> Held<'a, S> {
-    /// Takes the lease of a target for a release, if nobody has it.
+    /// Takes the lease of a target for a release, if nobody has it and it still is what was `seen`.
     pub async fn take(
         store: &'a S,
         target: &str,
         release: &str,
+        seen: Option<(Lease, Tag)>,
         holder: &Holder,
         now: Instant,
         is_gone: impl Fn(&Holder) -> bool,
@@ -102,8 +108,7 @@ impl<'a, S: Store> Held<'a, S> {
         let key = key(target);
         let lease = Lease { release: release.into(), holder: holder.clone(), until: now + LASTS };
         let bytes = json(&lease)?;
-        let found = read(store, target).await?;
-        let written = match &found {
+        let written = match &seen {
             None => store.create(&key, &bytes).await?,
             Some((other, _)) if other.is_live(now, &is_gone) && other.holder != *holder => {
                 return Err(held(other, now));
@@ -135,27 +140,24 @@ impl<'a, S: Store> Held<'a, S> {
     }
 
     async fn write(&mut self, until: Instant) -> Result<(), LeaseError> {
-        self.lease.until = until;
-        let bytes = json(&self.lease)?;
+        let lease = Lease { until, ..self.lease.clone() };
+        let bytes = json(&lease)?;
         if let Some(tag) = self.store.replace(&self.key, &bytes, &self.tag).await? {
-            self.tag = tag;
+            (self.lease, self.tag) = (lease, tag);
             return Ok(());
         }
-        match self.store.read(&self.key).await? {
-            Some((found, tag)) if found == bytes => {
-                self.tag = tag;
-                Ok(())
+        let vanished =
+            || LeaseError::Malformed { key: self.key.clone(), cause: "it vanished".into() };
+        let (found, tag) = self.store.read(&self.key).await?.ok_or_else(vanished)?;
+        match parse(&self.key, &found)? {
+            found if found == lease => (self.lease, self.tag) = (lease, tag),
+            // An earlier write of ours whose answer was lost: the next one follows it.
+            found if found.holder == lease.holder && found.release == lease.release => {
+                (self.lease, self.tag) = (found, tag);
             }
-            Some((found, _)) => Err(match serde_json::from_slice::<Lease>(&found) {
-                Ok(other) => LeaseError::Lost { by: other.holder.by, release: other.release },
-                Err(error) => {
-                    LeaseError::Malformed { key: self.key.clone(), cause: error.to_string() }
-                }
-            }),
-            None => {
-                Err(LeaseError::Malformed { key: self.key.clone(), cause: "it vanished".into() })
-            }
+            other => return Err(LeaseError::Lost { by: other.holder.by, release: other.release }),
         }
+        Ok(())
     }
 }
 

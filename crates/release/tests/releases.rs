@@ -201,3 +201,24 @@ fn two_releases_of_one_target_do_not_meet() {
     assert!(room.release(&canary()).is_none());
     assert!(matches!(room.release(&canary()), Some(Err(DriveError::UnderWay { .. }))));
 }
+
+#[test]
+fn of_two_that_begin_at_the_same_time_one_goes_on() {
+    // The other begins just before any call the first makes until it has the lease.
+    let mut refused = 0;
+    for call in 1..8 {
+        let room = Room::new(Some("1"), 100, healthy);
+        room.fault.set(Some((call, Fault::OtherBegins)));
+        match room.release(&all_at_once()).unwrap() {
+            // It had the lease, and the other has none.
+            Ok(Outcome::Promoted { .. }) => assert!(room.splits() == ["2 100 %"], "call {call}"),
+            Err(DriveError::Lease(lease::LeaseError::Held { by, release, .. })) => {
+                assert_eq!((by.as_str(), release.as_str()), ("other@test", "r2"), "call {call}");
+                assert!(room.splits().is_empty(), "call {call}");
+                refused += 1;
+            }
+            other => panic!("call {call}: {other:?}"),
+        }
+    }
+    assert!(refused >= 3, "{refused}");
+}

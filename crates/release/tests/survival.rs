@@ -53,14 +53,18 @@ fn at_every_call(faults: &[Fault]) -> u64 {
                 room.fault.set(Some((call, fault)));
                 let ended = match fault {
                     Fault::KillBefore | Fault::KillAfter => room.release_through_deaths(&strategy),
-                    // A failure that ends the command leaves a release to go on with.
+                    // Once it is begun it goes on by itself.
                     _ => match room.release(&strategy).unwrap() {
                         Ok(outcome) => Ok(outcome),
                         Err(_) => match room.resume().unwrap() {
                             Err(DriveError::Journal(journal::JournalError::Missing(_))) => {
                                 room.release(&strategy).unwrap()
                             }
-                            ended => ended,
+                            ended => {
+                                let second = &room.log().entries[1].fact;
+                                assert_eq!(*second, journal::Fact::TakenOver, "call {call}");
+                                ended
+                            }
                         },
                     },
                 };
@@ -121,4 +125,27 @@ fn a_foreign_move_at_any_instant_stops_the_release_and_stays() {
             }
         }
     }
+}
+
+#[test]
+fn a_store_that_fails_for_half_a_minute_does_not_end_a_release() {
+    for (strategy, failing) in cases() {
+        let usual = undisturbed(&strategy, failing);
+        for call in [20, 30, 31, 32] {
+            let room = Room::new(Some("1"), 100, failing);
+            room.out.set(call..call + 5);
+            let ended = room.release(&strategy).unwrap().unwrap();
+            assert_eq!(std::mem::discriminant(&ended), usual.outcome, "{} {call}", strategy.name);
+            assert_eq!(room.splits(), usual.splits, "{} {call}", strategy.name);
+        }
+    }
+}
+
+#[test]
+fn what_fails_for_long_leaves_the_release_to_go_on_with() {
+    let room = Room::new(Some("1"), 100, good);
+    room.out.set(40..u64::MAX);
+    assert!(matches!(room.release(&canary()), Some(Err(error)) if error.may_pass()));
+    room.out.take();
+    assert_eq!(room.resume().unwrap().unwrap(), Outcome::Promoted { by: None });
 }

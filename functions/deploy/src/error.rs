@@ -71,8 +71,29 @@ impl LambdaError {
         self.code() == Some("ResourceNotFoundException")
     }
 
+    /// The IAM action that is missing, if the call was refused for want of a permission.
+    fn denied_action(&self) -> Option<String> {
+        let Self::Refused { call, code, .. } = self else { return None };
+        let denied = ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "HTTP 403"];
+        if !denied.contains(&code.as_str()) {
+            return None;
+        }
+        Some(match *call {
+            "GetMetricData" | "ListMetrics" => format!("cloudwatch:{call}"),
+            // S3 names its permissions otherwise than its calls.
+            "PutObject" => "s3:PutObject".into(),
+            "GetObject" | "HeadObject" => "s3:GetObject".into(),
+            "ListObjectsV2" => "s3:ListBucket".into(),
+            "Invoke" => "lambda:InvokeFunction".into(),
+            _ => format!("lambda:{call}"),
+        })
+    }
+
     /// What to do about it, where there is something.
     pub fn help(&self) -> Option<String> {
+        if let Some(action) = self.denied_action() {
+            return Some(format!("allow {action} to whoever runs slsml"));
+        }
         Some(match self {
             Self::NoRegion => "set AWS_REGION or pass --region, or use --local".into(),
             Self::Unreachable { .. } => {

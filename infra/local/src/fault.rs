@@ -57,6 +57,8 @@ pub enum ApiFaultKind {
     Throttle,
     /// It fails with 500.
     Error,
+    /// It is refused with 403, as for want of a permission.
+    Deny,
     /// The connection breaks before anything was done.
     DropBefore,
     /// The connection breaks when it was done, so that its answer is lost.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -186,6 +186,7 @@ async fn answer(cloud: Arc<Cloud>, request: Request<Incoming>) -> Result<Respons
             Ok(refused(429, "TooManyRequestsException", "Rate exceeded"))
         }
         Some(ApiFaultKind::Error) => Ok(refused(500, "ServiceException", "a fault on purpose")),
+        Some(ApiFaultKind::Deny) => Ok(denied(service.as_deref(), request.headers(), &path)),
         Some(ApiFaultKind::DropBefore) => Err(Dropped),
         Some(ApiFaultKind::DropAfter) => {
             serve_call(cloud, request, service, path).await;
@@ -214,6 +215,19 @@ fn refused(status: u16, code: &'static str, message: &str) -> Response<Body> {
     let mut response = plain(status, &body.to_string());
     response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static(code));
     response
+}
+
+/// What lacks a permission.
+fn denied(service: Option<&str>, headers: &HeaderMap, path: &str) -> Response<Body> {
+    let message = "not authorized, by a fault on purpose";
+    match service {
+        Some("monitoring") => {
+            let (status, code, message) = (403, "AccessDenied", message.into());
+            let error = AwsError { status, code, message, reason: None };
+            whole(metrics::api::refuse(headers, path, error))
+        }
+        _ => refused(403, "AccessDeniedException", message),
+    }
 }
 
 async fn serve_call(

@@ -12,6 +12,7 @@ use crate::failure::{Exit, Failure};
 use crate::printer::Printer;
 
 pub(super) async fn rollback(engine: Engine, printer: &Printer) -> Result<Exit, Failure> {
+    let last = lease::read(&engine.journals, &engine.name).await?;
     if unfinished(&engine.journals, &engine.name).await?.is_some() {
         return steer::ask(engine, Ask::Abort, printer).await;
     }
@@ -36,11 +37,18 @@ pub(super) async fn rollback(engine: Engine, printer: &Printer) -> Result<Exit, 
             }
         })
     };
+    let promoted = matches!(log.state.ended, Some(Outcome::Promoted { .. }));
+    let entry = |fact| Entry::new(SystemClock.now(), &engine.holder.by, fact);
     if seen.split.as_ref() == Some(&back) {
+        // Somebody was stopped between moving the traffic and writing it down.
+        if log.state.wish.as_ref().is_some_and(|(ask, _)| *ask == Ask::RollBack)
+            && !log.state.rolled_back_later
+        {
+            log.append(entry(Fact::RolledBackLater { observed: seen })).await?;
+        }
         return done(false);
     }
     let left = Split::all_to(log.state.candidate.clone());
-    let promoted = matches!(log.state.ended, Some(Outcome::Promoted { .. }));
     if !promoted || seen.split.as_ref() != Some(&left) {
         let found = seen.split.as_ref().map_or("gone".into(), Split::to_string);
         return Err(Failure::new(
@@ -58,12 +66,19 @@ pub(super) async fn rollback(engine: Engine, printer: &Printer) -> Result<Exit, 
     }
     let now = SystemClock.now();
     let is_gone = engine.world().is_gone;
-    let held =
-        lease::Held::take(&engine.journals, &engine.name, &name, &engine.holder, now, is_gone)
-            .await?;
+    let held = lease::Held::take(
+        &engine.journals,
+        &engine.name,
+        &name,
+        last,
+        &engine.holder,
+        now,
+        is_gone,
+    )
+    .await?;
+    log.append(entry(Fact::Asked { what: Ask::RollBack })).await?;
     let observed = engine.target.route(&back, seen.token.as_ref()).await?;
-    let fact = Fact::RolledBackLater { observed };
-    log.append(Entry::new(now, &engine.holder.by, fact)).await?;
+    log.append(entry(Fact::RolledBackLater { observed })).await?;
     held.give_back().await?;
     done(true)
 }

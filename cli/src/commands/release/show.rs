@@ -73,9 +73,13 @@ async fn summarize(engine: &Engine) -> Result<(), Failure> {
 
 /// An error that leaves a release where it is says how to go on with it.
 fn stuck(engine: &Engine, error: DriveError) -> Failure {
-    let goes_on = matches!(error, DriveError::Stuck { .. } | DriveError::Port(_));
+    let goes_on = error.may_pass();
     let failure = Failure::from(error);
-    if goes_on { failure.help(how_to_go_on(engine)) } else { failure }
+    match (goes_on, failure.help.clone()) {
+        (false, _) => failure,
+        (true, None) => failure.help(how_to_go_on(engine)),
+        (true, Some(first)) => failure.help(format!("{first}; then {}", how_to_go_on(engine))),
+    }
 }
 
 fn how_to_go_on(engine: &Engine) -> String {
@@ -136,6 +140,10 @@ impl<'a> Teller<'a> {
             Event::LookFailed(cause) => {
                 self.live = None;
                 self.printer.note(&format!("  no look this time: {cause}"));
+            }
+            Event::Failed { cause, again_in } => {
+                self.live = None;
+                self.printer.note(&format!("  {cause}; trying again in {}", duration(again_in)));
             }
             Event::Waiting { judgements, left, why, .. } => {
                 let line = story::waiting(judgements, left, why);
@@ -275,7 +283,7 @@ fn text(log: &Log<'_, Journals>) -> String {
         Some(outcome) => {
             let last = log.entries.last().map_or(state.began, |entry| entry.at);
             let took = duration(last.saturating_sub(state.began));
-            lines.push(format!("It was {} after {took}.", story::outcome(outcome)));
+            lines.push(format!("After {took} it was {}.", story::outcome(outcome)));
         }
         None => {
             let split = state.observed.split.as_ref().map_or("nowhere".into(), Split::to_string);

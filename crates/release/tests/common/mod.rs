@@ -95,6 +95,8 @@ pub struct Room {
     pub calls: Cell<u64>,
     /// What happens at which call, counted from 1.
     pub fault: Cell<Option<(u64, Fault)>>,
+    /// During which calls everything fails.
+    pub out: Cell<std::ops::Range<u64>>,
     dead: Cell<bool>,
 }
 
@@ -110,6 +112,8 @@ pub enum Fault {
     FailAfter,
     /// Somebody else moves the alias before the call.
     Foreign,
+    /// Somebody else takes the lease before the call, if it is free.
+    OtherBegins,
 }
 
 pub type Ended = Result<Outcome, DriveError>;
@@ -128,6 +132,7 @@ impl Room {
             traffic: Traffic { per_second, failing, unreadable: Cell::new(false) },
             calls: Cell::new(0),
             fault: Cell::new(None),
+            out: Cell::default(),
             dead: Cell::new(false),
         }))
     }
@@ -138,6 +143,11 @@ impl Room {
         made: impl Future<Output = Result<R, PortError>>,
     ) -> Result<R, PortError> {
         self.calls.set(self.calls.get() + 1);
+        let out = self.out.take();
+        self.out.set(out.clone());
+        if out.contains(&self.calls.get()) {
+            return Err(PortError::Failed("nothing can be reached".into()));
+        }
         let fault = self.fault.get().filter(|(at, _)| *at == self.calls.get());
         match fault.map(|(_, fault)| fault) {
             None => made.await,
@@ -153,6 +163,16 @@ impl Room {
             }
             Some(Fault::Foreign) => {
                 self.alias.change(Some(Split::all_to(revision("foreign"))));
+                made.await
+            }
+            Some(Fault::OtherBegins) => {
+                let (store, now) = (&self.objects, self.clock.now());
+                let last = lease::read(store, TARGET).await.unwrap();
+                if last.as_ref().is_none_or(|(lease, _)| !lease.is_live(now, is_gone)) {
+                    let other = holder("other");
+                    let taken = lease::Held::take(store, TARGET, "r2", last, &other, now, is_gone);
+                    taken.await.unwrap();
+                }
                 made.await
             }
         }
@@ -172,14 +192,7 @@ impl Room {
     }
 
     fn world<'a>(&'a self, holder: &'a Holder) -> World<'a, Room, Room, Room, VirtualClock> {
-        World {
-            target: self,
-            metrics: self,
-            store: self,
-            clock: self.clock,
-            holder,
-            is_gone: |_| true,
-        }
+        World { target: self, metrics: self, store: self, clock: self.clock, holder, is_gone }
     }
 
     /// A release from its beginning.
@@ -256,6 +269,11 @@ fn at_once<R>(work: impl Future<Output = R>) -> Option<R> {
         std::task::Poll::Ready(result) => Some(result),
         std::task::Poll::Pending => None,
     }
+}
+
+/// Whoever dies here is known to have died; only the other lives on.
+fn is_gone(holder: &Holder) -> bool {
+    holder.id != "other"
 }
 
 pub fn holder(id: &str) -> Holder {

@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::cbor;
@@ -28,16 +28,7 @@ enum Protocol {
 
 /// Answers one call.
 pub(crate) fn answer(metrics: &Metrics, parts: &Parts, body: &[u8]) -> Response<Bytes> {
-    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
-    let (protocol, operation) = match (header("smithy-protocol"), header("x-amz-target")) {
-        (Some("rpc-v2-cbor"), _) => {
-            (Protocol::Cbor, parts.uri.path().rsplit('/').next().unwrap_or_default().to_owned())
-        }
-        (_, Some(target)) => {
-            (Protocol::Json, target.rsplit('.').next().unwrap_or_default().to_owned())
-        }
-        _ => (Protocol::Query, String::new()),
-    };
+    let (protocol, operation) = spoken(&parts.headers, parts.uri.path());
     let request = match protocol {
         Protocol::Cbor => cbor::decode(body),
         Protocol::Json => serde_json::from_slice(body).ok(),
@@ -53,6 +44,26 @@ pub(crate) fn answer(metrics: &Metrics, parts: &Parts, body: &[u8]) -> Response<
         .ok_or_else(|| invalid("the body cannot be read"))
         .and_then(|request| call(metrics, &operation, &request));
     write(protocol, &operation, &result)
+}
+
+/// Refuses a call in the protocol it came in.
+pub(crate) fn refuse(headers: &HeaderMap, path: &str, error: AwsError) -> Response<Bytes> {
+    let (protocol, operation) = spoken(headers, path);
+    write(protocol, &operation, &Err(error))
+}
+
+/// The protocol of a call, and its operation where the head says it.
+fn spoken(headers: &HeaderMap, path: &str) -> (Protocol, String) {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    match (header("smithy-protocol"), header("x-amz-target")) {
+        (Some("rpc-v2-cbor"), _) => {
+            (Protocol::Cbor, path.rsplit('/').next().unwrap_or_default().to_owned())
+        }
+        (_, Some(target)) => {
+            (Protocol::Json, target.rsplit('.').next().unwrap_or_default().to_owned())
+        }
+        _ => (Protocol::Query, String::new()),
+    }
 }
 
 fn write(protocol: Protocol, operation: &str, result: &AwsResult<Value>) -> Response<Bytes> {
