@@ -165,9 +165,9 @@ impl Arena {
         Ok(Arena { cloud, artifacts, trials: 0, calls: [CALLS; PLANS.len()] })
     }
 
-    /// One release, harmed at a call that `choice` picks among those it makes.
-    pub async fn trial(&mut self, plan: usize, harm: Harm, choice: u64) -> Result<Trial, Error> {
-        let call = 1 + choice % self.calls[plan];
+    /// One release, harmed at a call so far along those it makes: from 0, the first, to below 1.
+    pub async fn trial(&mut self, plan: usize, harm: Harm, along: f64) -> Result<Trial, Error> {
+        let call = 1 + (along * self.calls[plan] as f64) as u64;
         self.trials += 1;
         let function = format!("f{}", self.trials);
         let Plan { strategy, flags, good } = PLANS[plan];

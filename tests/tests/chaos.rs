@@ -7,15 +7,15 @@ use slsml_e2e::chaos::{Arena, Harm, PLANS};
 async fn harmed_releases_end_as_undisturbed_ones_and_nobody_notices() {
     let mut arena = Arena::open().unwrap();
     let harms = [
-        (0, Harm::KillBefore, 18),
-        (4, Harm::KillAfter, 15),
-        (1, Harm::KillAfter, 12),
-        (2, Harm::DropAfter, 16),
-        (5, Harm::Error, 10),
+        (0, Harm::KillBefore, 0.3),
+        (4, Harm::KillAfter, 0.25),
+        (1, Harm::KillAfter, 0.2),
+        (2, Harm::DropAfter, 0.27),
+        (5, Harm::Error, 0.17),
     ];
     let mut struck = 0;
-    for (plan, harm, choice) in harms {
-        let trial = arena.trial(plan, harm, choice).await.unwrap();
+    for (plan, harm, along) in harms {
+        let trial = arena.trial(plan, harm, along).await.unwrap();
         assert_eq!(trial.note, None, "{:?}: {trial:?}", PLANS[plan]);
         struck += usize::from(trial.struck);
     }

@@ -56,13 +56,18 @@ pub(crate) async fn run(args: Args) -> Result<(), Error> {
     let mut trials = Vec::new();
     for (harms, wanted) in [(&Harm::KILLS[..], args.kills), (&Harm::FAULTS[..], args.faults)] {
         let mut struck = 0;
+        let kinds = PLANS.len() * harms.len();
+        // Each kind of harm to each kind of release is spread over all the calls it makes.
+        let parts = wanted.div_ceil(kinds);
         // A release that ended before it came to the call it was to be harmed at does not count.
         for turn in 0..20 * wanted {
             if struck == wanted {
                 break;
             }
             let (plan, harm) = (turn % PLANS.len(), harms[turn / PLANS.len() % harms.len()]);
-            let trial = arena.trial(plan, harm, random.random()).await?;
+            let part = (turn / kinds % parts) as f64;
+            let along = (part + random.random::<f64>()) / parts as f64;
+            let trial = arena.trial(plan, harm, along).await?;
             struck += usize::from(trial.struck);
             let fine = if trial.note.is_none() { "fine" } else { "NOT AS IT SHOULD BE" };
             eprintln!(
