@@ -82,8 +82,8 @@ impl Engine {
 
     /// The name of the latest release; none before the first.
     pub(crate) async fn latest(&self) -> Result<Option<String>, DriveError> {
-        let lease = slsml_release::lease::read(&self.journals, &self.name).await?;
-        Ok(lease.map(|(lease, _)| lease.release))
+        let last = slsml_release::last(&self.journals, &self.name).await?;
+        Ok(last.and_then(|last| last.release))
     }
 
     /// Keeps what a candidate is asked before it gets traffic, for whoever goes on.
@@ -160,9 +160,11 @@ fn process_began(process: u32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Whether a holder is known to have died: a process of this machine that is not there any more.
+/// Whether a holder is known to have died: a process of this machine that is not there any more,
+/// where other people's processes are shown.
 fn is_gone(holder: &Holder) -> bool {
     !holder.machine.is_empty()
+        && process_began(1).is_some()
         && holder.machine == this_machine()
         && process_began(holder.process) != Some(holder.began)
 }

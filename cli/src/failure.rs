@@ -184,6 +184,8 @@ impl From<DriveError> for Failure {
             DriveError::Journal(error) => error.into(),
             DriveError::UnderWay { .. } => Failure::new(Exit::Moved, error)
                 .help("look at it with slsml release show; go on with slsml release resume, or end it with slsml release promote or abort"),
+            DriveError::Already { .. } => Failure::new(Exit::Moved, error)
+                .help("somebody else has released it in the meantime: nothing is left to do"),
             DriveError::Divided { .. } => Failure::new(Exit::Moved, error)
                 .help("end it first: slsml release promote, or slsml release abort"),
             DriveError::Stuck { cause, .. } | DriveError::NoMetrics(cause) => {

@@ -14,6 +14,7 @@ pub(crate) fn entry(entry: &Entry, state: &State) -> Option<String> {
             "Release {} of {}: version {} by {}",
             began.release, began.target, began.candidate, began.strategy.name
         ),
+        Fact::Dropped => "What was to come next was given up".into(),
         Fact::Intended(intent) if intent.split.is_some() => return None,
         Fact::Intended(intent) => match intent.to {
             Next::Stage(stage) => match state.strategy.stages.get(stage)? {
@@ -104,6 +105,10 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Outcome::Promoted { by: None } => "promoted".into(),
         Outcome::Promoted { by: Some(by) } => format!("promoted by {by}"),
         Outcome::RolledBack(why) => format!("rolled back: {}", reason(why)),
+        Outcome::Failed(why) => format!(
+            "not good, and there is nothing to go back to, so traffic stays: {}",
+            reason(why)
+        ),
         Outcome::Foreign { found } => {
             format!("stopped: somebody else moved the traffic; it was then {found}")
         }
@@ -158,10 +163,11 @@ pub(crate) fn plan(plan: &[Planned]) -> Vec<String> {
             lines.push(format!("  watch it for {}", duration(step.wait)));
         }
         for need in &step.needs {
-            lines.push(format!(
-                "  until {} passes, which takes {} requests to the candidate or more",
-                need.check, need.requests
-            ));
+            let takes = match need.requests {
+                u64::MAX => "which nothing can show".into(),
+                requests => format!("which takes {requests} requests to the candidate or more"),
+            };
+            lines.push(format!("  until {} passes, {takes}", need.check));
         }
         if step.person {
             lines.push("  wait for slsml release resume".into());

@@ -83,6 +83,8 @@ const CANARY: &[&str] = &[
     "errors <= stable + 0.08",
     "--min-requests",
     "10",
+    "--deadline",
+    "1min",
 ];
 const LINEAR: &[&str] = &[
     "--strategy",
@@ -95,6 +97,8 @@ const LINEAR: &[&str] = &[
     "errors <= stable + 0.08",
     "--min-requests",
     "10",
+    "--deadline",
+    "1min",
 ];
 const BLUE_GREEN: &[&str] = &[
     "--strategy",
@@ -107,6 +111,8 @@ const BLUE_GREEN: &[&str] = &[
     "0.08",
     "--min-requests",
     "10",
+    "--deadline",
+    "1min",
 ];
 
 /// Every strategy, with a good and, where it is watched, a bad candidate.

@@ -301,6 +301,27 @@ fn a_killed_release_is_resumed_and_its_journal_tells_the_whole_story() {
 }
 
 #[test]
+fn a_release_whose_worker_died_on_another_machine_is_taken_over_once_its_lease_is_over() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    let mut canary = waiting_canary(&cloud, &v2);
+    canary.kill().unwrap();
+    canary.wait().unwrap();
+    let lease = cloud.dir().join("releases/lambda/local/digits/live/lease.json");
+    let mut held: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&lease).unwrap()).unwrap();
+    held["holder"]["machine"] = "another".into();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    held["until_ms"] = u64::try_from((now + Duration::from_secs(5)).as_millis()).unwrap().into();
+    std::fs::write(&lease, held.to_string()).unwrap();
+    let (code, value) = cloud.deploy(&v2, &[]).unwrap();
+    assert_eq!(code, 7, "{value}");
+    let (code, value) = cloud.json(&["release", "abort", "--function", "digits"]).unwrap();
+    assert_eq!((code, &value["outcome"]), (0, &"rolled_back".into()), "{value}");
+    assert_eq!(split(&cloud)["stable"], "1");
+}
+
+#[test]
 fn a_report_and_a_summary_tell_of_a_release() {
     let cloud = deployed("v1");
     let v2 = cloud.package("v2").unwrap();

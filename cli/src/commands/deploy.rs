@@ -5,7 +5,7 @@ use serde_json::json;
 use slsml_lambda::{Change, FunctionSpec, Progress, changes, ensure};
 use slsml_package::Artifact;
 use slsml_release::journal::{Began, FORMAT};
-use slsml_release::ports::{Clock, Observed, SystemClock, Target};
+use slsml_release::ports::{Clock, Metrics, Observed, SystemClock, Target};
 use slsml_release::{
     Counts, DriveError, Release, Revision, Split, State, Strategy, begin, check_metrics, idle,
     unfold,
@@ -41,7 +41,7 @@ pub(crate) async fn run(
     printer: &Printer,
 ) -> Result<Exit, Failure> {
     let deployment = prepare(settings, args).await?;
-    let Deployment { artifact, zip, spec, strategy, request, place, engine, observed } = deployment;
+    let Deployment { artifact, zip, spec, strategy, request, place, engine, .. } = deployment;
     let ensured = {
         let mut step = printer.step(&format!("Comparing {} with the artifact", spec.name));
         ensure(&place.clients, &spec, &artifact, &zip, |progress| {
@@ -54,6 +54,8 @@ pub(crate) async fn run(
         settings_changed: ensured.changed,
         asked: None,
     };
+    // Others may have released it while it was made ready.
+    let observed = engine.target.observe().await?;
     if observed.split == Some(Split::all_to(ensured.version.clone())) {
         return shown.unchanged(&engine, &ensured.version, printer);
     }
@@ -99,6 +101,7 @@ pub(crate) async fn plan(
         before: Counts::default(),
         candidate,
         strategy,
+        settle: engine.metrics.delay(),
     };
     let steps = match released {
         true => Vec::new(),
@@ -198,7 +201,6 @@ fn zeros(artifact: &Artifact) -> Result<Vec<u8>, Failure> {
 }
 
 fn check_strategy(engine: &Engine, strategy: &Strategy) -> Result<(), Failure> {
-    use slsml_release::ports::Metrics;
     strategy.validate_delay(engine.metrics.delay())?;
     Ok(())
 }

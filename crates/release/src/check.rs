@@ -146,11 +146,10 @@ fn percent(share: f64) -> f64 {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Judge {
     check: Check,
-    stages: usize,
-    begun: usize,
-    before: Counts,
     /// One for a share of requests; for outputs two for each class, more and less.
     evidence: Vec<Evidence>,
+    /// The most evidence of a fault there ever was, as a logarithm: what has failed stays failed.
+    worst: f64,
     /// Since the step began.
     candidate: Counts,
     stable: Counts,
@@ -170,23 +169,23 @@ impl Judge {
     /// before it.
     pub(crate) fn new(check: &Check, stages: usize, before: &Counts) -> Judge {
         let evidence = match check.metric {
-            // Two for each class there is; that is known when the first are counted.
-            Measure::Outputs => Vec::new(),
+            // How many are used is not known beforehand, and what is bet on must be.
+            Measure::Outputs => (0..OUTPUTS)
+                .flat_map(|bin| [before.output(bin), before.output(bin).complement()])
+                .map(|usual| Evidence::new(bound(check), stages).knowing(usual))
+                .collect(),
             _ => vec![Evidence::new(bound(check), stages).knowing(before.share(&check.metric))],
         };
         Judge {
             check: check.clone(),
-            stages,
-            begun: 0,
-            before: before.clone(),
             evidence,
+            worst: f64::NEG_INFINITY,
             candidate: Counts::default(),
             stable: Counts::default(),
         }
     }
 
     pub(crate) fn begin_stage(&mut self) {
-        self.begun += 1;
         self.evidence.iter_mut().for_each(Evidence::begin_stage);
         (self.candidate, self.stable) = Default::default();
     }
@@ -194,7 +193,6 @@ impl Judge {
     pub(crate) fn add(&mut self, block: &Block) {
         let (candidate, stable) = (&block.candidate, &block.stable);
         if self.check.metric == Measure::Outputs {
-            self.know_classes(candidate.outputs.len().max(stable.outputs.len()));
             for (bin, pair) in self.evidence.chunks_exact_mut(2).enumerate() {
                 let (candidate, stable) = (candidate.output(bin), stable.output(bin));
                 pair[0].add(candidate, stable);
@@ -208,31 +206,21 @@ impl Judge {
         }
         self.candidate = std::mem::take(&mut self.candidate).plus(candidate);
         self.stable = std::mem::take(&mut self.stable).plus(stable);
+        self.worst = self.worst.max(crate::sequential::ln_mean_exp(&self.faults()));
     }
 
-    fn know_classes(&mut self, classes: usize) {
-        while self.evidence.len() < 2 * classes {
-            let usual = self.before.output(self.evidence.len() / 2);
-            for usual in [usual, usual.complement()] {
-                let mut evidence = Evidence::new(bound(&self.check), self.stages).knowing(usual);
-                (0..self.begun).for_each(|_| evidence.begin_stage());
-                self.evidence.push(evidence);
-            }
-        }
+    fn faults(&self) -> Vec<f64> {
+        self.evidence.iter().map(Evidence::ln_fault).collect()
     }
 
     pub(crate) fn judge(&self, levels: Levels) -> Judgement {
         let Levels { alpha, checks } = levels;
         // Any class that moves is a fault: the mean of the evidence on each is evidence on all.
-        let faults: Vec<f64> = self.evidence.iter().map(Evidence::ln_fault).collect();
-        let fault = match faults.as_slice() {
-            [] => 0.0,
-            all => crate::sequential::ln_mean_exp(all),
-        };
+        let faults = self.faults();
+        let fault = self.worst.max(crate::sequential::ln_mean_exp(&faults));
         // All is well when each class is, so the least evidence counts.
         let health = self.evidence.iter().map(Evidence::ln_health).fold(f64::INFINITY, f64::min);
-        let health = if health.is_finite() { health } else { 0.0 };
-        let output = (self.check.metric == Measure::Outputs && !faults.is_empty()).then(|| {
+        let output = (self.check.metric == Measure::Outputs).then(|| {
             let worst = (0..faults.len()).max_by(|&a, &b| faults[a].total_cmp(&faults[b]));
             worst.unwrap_or(0) / 2
         });
@@ -261,6 +249,9 @@ impl Judge {
         }
     }
 }
+
+/// How many classes or ranges the runtime counts answers in.
+const OUTPUTS: usize = 16;
 
 fn bound(check: &Check) -> Bound {
     match check.against {

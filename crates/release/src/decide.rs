@@ -64,6 +64,8 @@ pub enum Outcome {
     },
     /// The stable revision has all traffic again, or still.
     RolledBack(Reason),
+    /// It failed, and there is nothing to go back to: traffic stays as it is.
+    Failed(Reason),
     /// Somebody else moved the target; it was left as it was found.
     Foreign {
         /// What was found.
@@ -126,7 +128,7 @@ pub fn decide(
     if now >= deadline && !done {
         return roll_back(state, Reason::Deadline);
     }
-    if state.paused && !done {
+    if state.paused && now < deadline {
         return Action::Wait { until: deadline, why: Waiting::Person };
     }
     let Some(at) = state.stage else { return enter(strategy, state, 0) };
@@ -142,8 +144,9 @@ pub fn decide(
         Some(Stage::Pause) if state.resumed => enter(strategy, state, at + 1),
         Some(Stage::Pause) => Action::Wait { until: deadline, why: Waiting::Person },
         Some(Stage::Watch { bake, .. }) => {
-            let bake_over = state.stage_began.saturating_add(*bake);
-            let hold_over = bake_over.saturating_add(strategy.hold);
+            let bake_over = bake_over(strategy, state, at, *bake);
+            // While somebody keeps it paused, nobody waits for evidence.
+            let hold_over = bake_over.max(state.resumed_at).saturating_add(strategy.hold);
             // Without time to watch there is nothing to say: the move was the stage.
             let unsure = match *bake > Duration::ZERO {
                 true => first(judgements, Verdict::Inconclusive),
@@ -173,7 +176,17 @@ fn is_over(
 ) -> bool {
     let Some(Stage::Watch { bake, .. }) = strategy.stages.get(at) else { return false };
     let sure = *bake == Duration::ZERO || first(judgements, Verdict::Inconclusive).is_none();
-    now >= state.stage_began.saturating_add(*bake) && sure
+    now >= bake_over(strategy, state, at, *bake) && sure
+}
+
+/// When a stage has been watched for its time. Nobody looks after the last one, so it lasts until
+/// the latest of its requests are counted.
+fn bake_over(strategy: &Strategy, state: &State, at: usize, bake: Duration) -> Instant {
+    let settle = match bake > Duration::ZERO && strategy.is_last_watched(at) {
+        true => state.settle,
+        false => Duration::ZERO,
+    };
+    state.stage_began.saturating_add(bake).saturating_add(settle)
 }
 
 fn first(judgements: &[Judgement], verdict: Verdict) -> Option<Box<Judgement>> {
@@ -195,7 +208,8 @@ fn roll_back(state: &State, reason: Reason) -> Action {
         Some(back) if state.observed.split.as_ref() != Some(&back) => {
             Action::Go { to: Next::RollBack(reason), split: Some(back) }
         }
-        // Nothing was moved yet, or there is nobody to give it back to.
+        None if state.observed.split.is_some() => Action::End(Outcome::Failed(reason)),
+        // Nothing was moved yet.
         _ => Action::End(Outcome::RolledBack(reason)),
     }
 }

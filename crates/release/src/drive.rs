@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::check::Judgement;
 use crate::decide::{Action, Instant, Outcome, Waiting, decide};
 use crate::evidence::{Block, Counts, Measure};
-use crate::journal::{Began, Entry, FORMAT, Fact, Intent, JournalError, Log};
+use crate::journal::{Began, Entry, FORMAT, Fact, Intent, JournalError, Log, Next};
 use crate::lease::{self, Held, Holder, Lease, LeaseError};
 use crate::ports::{Clock, Metrics, Observed, PortError, Store, Tag, Target};
 use crate::{Revision, Split, State, Strategy};
@@ -27,6 +27,9 @@ const LOOK_BACK: Duration = Duration::from_secs(600);
 /// How often in a row something may fail before the release is left as it is: half a minute, which
 /// a lease outlasts.
 const TRIES: u32 = 6;
+
+/// How often a write that only keeps others out is tried.
+const FENCE_TRIES: u32 = 3;
 
 /// What a release works with.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +98,8 @@ pub enum DriveError {
     UnderWay { name: String, target: String, who: String },
     #[error("the traffic is divided already ({split}), and no release of slsml did it")]
     Divided { split: Split },
+    #[error("revision {candidate} of {target} has all the traffic already")]
+    Already { target: String, candidate: Revision },
     #[error("the target does not exist yet, and a strategy with steps needs a stable revision")]
     NoStable,
     #[error("the traffic could not be moved to {to}: {cause}")]
@@ -128,6 +133,7 @@ pub async fn begin<T: Target, M: Metrics, S: Store, C: Clock>(
     check_begin(world, release, &observed).await?;
     let before = usual(world, release, &observed).await?;
     let lease = take_lease(world, &release.target, &release.name, last).await?;
+    let settle = world.metrics.delay();
     let first = Fact::Began(Box::new(Began {
         format: FORMAT,
         slsml: release.slsml.clone(),
@@ -137,9 +143,17 @@ pub async fn begin<T: Target, M: Metrics, S: Store, C: Clock>(
         before,
         candidate: release.candidate.clone(),
         strategy: release.strategy.clone(),
+        settle,
     }));
     let first = entry(world, first);
-    let log = Log::create(world.store, &key(&release.target, &release.name), first).await?;
+    let log = match Log::create(world.store, &key(&release.target, &release.name), first).await {
+        Ok(log) => log,
+        Err(error) => {
+            // One that cannot be given back runs out.
+            let _ = lease.give_back().await;
+            return Err(error.into());
+        }
+    };
     tell(Event::Recorded(&log.entries[0], &log.state));
     Driver { world, log, lease, tell: &mut tell }.run().await
 }
@@ -151,7 +165,13 @@ pub async fn resume<T: Target, M: Metrics, S: Store, C: Clock>(
     release: &str,
     mut tell: impl FnMut(Event<'_>),
 ) -> Result<Outcome, DriveError> {
-    let last = lease::read(world.store, target).await?;
+    let last = last(world.store, target).await?;
+    if let Some(Last { lease, release: Some(newer), .. }) = &last
+        && newer != release
+    {
+        let (by, release) = (lease.holder.by.clone(), newer.clone());
+        return Err(LeaseError::Lost { by, release }.into());
+    }
     let lease = take_lease(world, target, release, last).await?;
     let log = Log::open(world.store, &key(target, release)).await?;
     let mut driver = Driver { world, log, lease, tell: &mut tell };
@@ -171,30 +191,66 @@ async fn check_begin<T: Target, M: Metrics, S: Store, C: Clock>(
         Some(split) if split.candidate.is_some() => {
             return Err(DriveError::Divided { split: split.clone() });
         }
+        Some(split) if split.stable == release.candidate => {
+            let (target, candidate) = (release.target.clone(), release.candidate.clone());
+            return Err(DriveError::Already { target, candidate });
+        }
         None if release.strategy.needs_stable() => return Err(DriveError::NoStable),
         _ => {}
     }
     check_metrics(world.metrics, &release.strategy).await
 }
 
+/// The lease of a target, and the latest release that has begun under it.
+#[derive(Clone, Debug)]
+pub struct Last {
+    /// The lease.
+    pub lease: Lease,
+    /// What identifies it.
+    pub tag: Tag,
+    /// The release: its holder may have died between taking the lease and writing the first line, and
+    /// then it is the one before.
+    pub release: Option<String>,
+    /// Whether that release is under way.
+    pub is_under_way: bool,
+}
+
+/// What is known of the latest release of a target; none before the first.
+pub async fn last<S: Store>(store: &S, target: &str) -> Result<Option<Last>, DriveError> {
+    let Some((lease, tag)) = lease::read(store, target).await? else { return Ok(None) };
+    let mut last = Last { lease, tag, release: None, is_under_way: false };
+    let named = [Some(last.lease.release.clone()), last.lease.before.clone()];
+    for release in named.into_iter().flatten() {
+        match Log::open(store, &key(target, &release)).await {
+            Ok(log) => {
+                last.is_under_way = log.state.ended.is_none();
+                last.release = Some(release);
+                break;
+            }
+            Err(JournalError::Missing(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Some(last))
+}
+
 /// The last lease of a target that no release of is under way.
 pub async fn idle<T, M, S: Store, C: Clock>(
     world: &World<'_, T, M, S, C>,
     target: &str,
-) -> Result<Option<(Lease, Tag)>, DriveError> {
-    let last = lease::read(world.store, target).await?;
-    if let Some((lease, _)) = &last
-        && is_unfinished(world.store, target, &lease.release).await?
-    {
-        let by = &lease.holder.by;
-        let who = match lease.is_live(world.clock.now(), world.is_gone) {
-            true => format!("{by} works on it"),
-            false => format!("nobody works on it since {by} stopped"),
-        };
-        let (name, target) = (lease.release.clone(), target.into());
-        return Err(DriveError::UnderWay { name, target, who });
+) -> Result<Option<Last>, DriveError> {
+    let last = last(world.store, target).await?;
+    match last {
+        Some(Last { lease, release: Some(name), is_under_way: true, .. }) => {
+            let by = &lease.holder.by;
+            let who = match lease.is_live(world.clock.now(), world.is_gone) {
+                true => format!("{by} works on it"),
+                false => format!("nobody works on it since {by} stopped"),
+            };
+            Err(DriveError::UnderWay { name, target: target.into(), who })
+        }
+        last => Ok(last),
     }
-    Ok(last)
 }
 
 /// Whether everything a strategy checks is counted at all.
@@ -232,32 +288,24 @@ pub async fn unfinished<S: Store>(
     store: &S,
     target: &str,
 ) -> Result<Option<(String, Lease)>, DriveError> {
-    let Some((lease, _)) = lease::read(store, target).await? else { return Ok(None) };
-    let unfinished = is_unfinished(store, target, &lease.release).await?;
-    Ok(unfinished.then(|| (lease.release.clone(), lease)))
+    Ok(match last(store, target).await? {
+        Some(Last { lease, release: Some(name), is_under_way: true, .. }) => Some((name, lease)),
+        _ => None,
+    })
 }
 
-async fn is_unfinished<S: Store>(
-    store: &S,
-    target: &str,
-    release: &str,
-) -> Result<bool, DriveError> {
-    match Log::open(store, &key(target, release)).await {
-        Ok(log) => Ok(log.state.ended.is_none()),
-        // It died between taking the lease and writing its first line: nothing was begun.
-        Err(JournalError::Missing(_)) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn take_lease<'a, T, M, S: Store, C: Clock>(
+/// Takes the lease as it was seen.
+pub async fn take_lease<'a, T, M, S: Store, C: Clock>(
     world: &World<'a, T, M, S, C>,
     target: &str,
     release: &str,
-    last: Option<(Lease, Tag)>,
+    last: Option<Last>,
 ) -> Result<Held<'a, S>, LeaseError> {
     let World { store, clock, holder, is_gone, .. } = *world;
-    Held::take(store, target, release, last, holder, clock.now(), is_gone).await
+    let before = last.as_ref().and_then(|last| last.release.clone());
+    let lease = Lease::new(release, before.filter(|before| before != release), holder, clock.now());
+    let seen = last.map(|last| (last.lease, last.tag));
+    Held::take(store, target, lease, seen, clock.now(), is_gone).await
 }
 
 fn entry<T, M, S, C: Clock>(world: &World<'_, T, M, S, C>, fact: Fact) -> Entry {
@@ -275,14 +323,6 @@ impl DriveError {
                 | Self::Journal(JournalError::Port(_))
         )
     }
-}
-
-/// What became of a move.
-enum Moved {
-    /// Traffic is where it was to be.
-    ByUs(Observed),
-    /// It is somewhere else.
-    ByOthers(Observed),
 }
 
 struct Driver<'a, 'w, T, M, S, C, F> {
@@ -344,6 +384,11 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
                 let probed = self.world.target.probe(&state.candidate, requests).await?;
                 self.write(Fact::Probed(probed)).await?;
             }
+            Action::Go { to: Next::RollBack(reason), split: Some(back) }
+                if self.is_deleted(&back.stable).await =>
+            {
+                self.write(Fact::Ended { outcome: Outcome::Failed(reason) }).await?;
+            }
             Action::Go { to, split } => {
                 let seen = state.observed.clone();
                 let intent = Intent { to, split, seen, judgements };
@@ -387,40 +432,67 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
         often.max((lasted / LOOKS_A_STEP).min(LOOK_AT_MOST))
     }
 
-    /// Does what was written down, unless it is done already.
+    /// Does what was written down, unless it is done already or not wanted any more.
     async fn fulfil(&mut self, intent: &Intent) -> Result<(), DriveError> {
         let Some(split) = &intent.split else { return Ok(()) };
-        match self.move_to(split, intent).await {
-            Ok(Moved::ByUs(observed)) => {
-                self.write(Fact::Moved { observed }).await?;
-            }
-            Ok(Moved::ByOthers(found)) => self.foreign(&found).await?,
-            Err(cause) => return Err(DriveError::Stuck { to: split.clone(), cause }),
+        let stuck = |cause| DriveError::Stuck { to: split.clone(), cause };
+        let found = self.world.target.observe().await.map_err(stuck)?;
+        // The token is older than this look into the journal: whoever takes over and moves traffic
+        // later than that makes the write fail.
+        let known = self.log.entries.len();
+        self.refresh().await?;
+        if self.log.entries.len() > known {
+            return Ok(());
+        }
+        if found.split.as_ref() == Some(split) {
+            self.write(Fact::Moved { observed: found }).await?;
+        } else if found.split != intent.seen.split {
+            self.foreign(&found).await?;
+        } else if !self.is_still_wanted(intent) {
+            self.fence(&found).await.map_err(stuck)?;
+            self.write(Fact::Dropped).await?;
+        } else {
+            let moved = self.world.target.route(split, found.token.as_ref()).await;
+            let observed = moved.map_err(stuck)?;
+            self.write(Fact::Moved { observed }).await?;
         }
         Ok(())
     }
 
-    async fn move_to(&self, split: &Split, intent: &Intent) -> Result<Moved, PortError> {
-        let found = self.world.target.observe().await?;
-        if found.split.as_ref() == Some(split) {
-            return Ok(Moved::ByUs(found));
-        }
-        if found.split == intent.seen.split {
+    /// Sets the split that is there once more: whoever hangs between looking and moving has a token
+    /// that is not good any more.
+    async fn fence(&self, found: &Observed) -> Result<(), PortError> {
+        let Some(split) = &found.split else { return Ok(()) };
+        for _ in 0..FENCE_TRIES {
             match self.world.target.route(split, found.token.as_ref()).await {
-                Ok(moved) => return Ok(Moved::ByUs(moved)),
-                Err(PortError::Moved(_)) => {}
-                Err(failed) => return Err(failed),
+                Ok(_) => return Ok(()),
+                Err(PortError::Moved(what)) => return Err(PortError::Moved(what)),
+                Err(PortError::Failed(_)) => {}
             }
+            self.world.clock.sleep_until(self.world.clock.now() + Duration::from_secs(1)).await;
         }
-        let found = self.world.target.observe().await?;
-        match found.split.as_ref() == Some(split) {
-            true => Ok(Moved::ByUs(found)),
-            // Changed and changed back, or changed in another way than its traffic.
-            false if found.split == intent.seen.split => {
-                Err(PortError::Failed("somebody else works on the target".into()))
-            }
-            false => Ok(Moved::ByOthers(found)),
+        // Where nothing may be written, nobody who hangs will write.
+        Ok(())
+    }
+
+    /// Whether the same would be decided now: somebody may want something else, and much time may
+    /// have passed since it was written down.
+    fn is_still_wanted(&self, intent: &Intent) -> bool {
+        let mut state = self.log.state.clone();
+        state.intended = None;
+        let now = self.world.clock.now();
+        match decide(&state.strategy, &state, &state.judgements(), now) {
+            Action::Go { to, split } if split == intent.split => match (&to, &intent.to) {
+                (Next::RollBack(_), Next::RollBack(_)) => true,
+                (to, intended) => to == intended,
+            },
+            _ => false,
         }
+    }
+
+    /// Whether a revision is known to be gone. If that cannot be told, a move will.
+    async fn is_deleted(&self, revision: &Revision) -> bool {
+        matches!(self.world.target.exists(revision).await, Ok(false))
     }
 
     async fn foreign(&mut self, found: &Observed) -> Result<(), DriveError> {
@@ -431,7 +503,7 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
 
     /// Looks at the target and at what was counted; false if what to do has to be decided anew.
     async fn look(&mut self) -> Result<bool, DriveError> {
-        match self.world.target.observe().await {
+        match self.observe_twice().await {
             Ok(found) if found.split == self.log.state.observed.split => {}
             Ok(found) => {
                 self.foreign(&found).await?;
@@ -443,7 +515,7 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
             return Ok(true);
         }
         match self.count().await {
-            Ok(None) => self.log.state.blind_since = None,
+            Ok(None) => {}
             Ok(Some(block)) => {
                 self.log.state.blind_since = None;
                 return self.write(Fact::Looked { block }).await;
@@ -453,22 +525,38 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
         Ok(true)
     }
 
+    /// What is there; if it is not what was left there, what is there a moment later: an answer may
+    /// be older than the last move.
+    async fn observe_twice(&self) -> Result<Observed, PortError> {
+        let found = self.world.target.observe().await?;
+        if found.split == self.log.state.observed.split {
+            return Ok(found);
+        }
+        self.world.clock.sleep_until(self.world.clock.now() + Duration::from_secs(1)).await;
+        self.world.target.observe().await
+    }
+
     fn blind(&mut self, error: &PortError) {
         (self.tell)(Event::LookFailed(error));
         self.log.state.blind_since.get_or_insert(self.world.clock.now());
     }
 
-    /// What was counted in this stage beyond what is written down already. Requests that were
-    /// counted late are thus part of a later block.
+    /// What was counted since traffic is watched, beyond what is written down already. Requests that
+    /// were counted late are thus part of a later block.
     async fn count(&self) -> Result<Option<Block>, PortError> {
         let state = &self.log.state;
-        let to = floor(self.world.clock.now(), self.world.metrics.resolution());
-        if to <= state.looked_until {
-            return Ok(None);
+        let resolution = self.world.metrics.resolution();
+        let to = floor(self.world.clock.now(), resolution);
+        if to + 2 * resolution < state.looked_until {
+            let behind = (state.looked_until - to).as_secs();
+            let why = format!("this machine's clock is {behind} s behind the journal");
+            return Err(PortError::Failed(why.into()));
         }
+        let Some(since) = state.watched_since.filter(|_| to > state.looked_until) else {
+            return Ok(None);
+        };
         let measures = state.strategy.measures();
-        let count =
-            |revision| self.world.metrics.counts(revision, &measures, state.stage_began, to);
+        let count = |revision| self.world.metrics.counts(revision, &measures, since, to);
         let (known_stable, known_candidate) = &state.counted;
         let candidate = beyond(count(&state.candidate).await?, known_candidate);
         let stable = match &state.stable {

@@ -45,6 +45,8 @@ pub enum Fact {
     Began(Box<Began>),
     /// Traffic is about to move, or the next stage about to begin.
     Intended(Box<Intent>),
+    /// What was intended is not wanted any more and was not done.
+    Dropped,
     /// Traffic has moved: what was intended is so.
     Moved {
         /// The target after the move.
@@ -96,6 +98,9 @@ pub struct Began {
     pub candidate: Revision,
     /// How.
     pub strategy: Strategy,
+    /// How late a request may be counted.
+    #[serde(with = "millis", rename = "settle_ms")]
+    pub settle: Instant,
 }
 
 /// What is about to be done.

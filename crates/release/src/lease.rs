@@ -20,6 +20,9 @@ pub const LASTS: Duration = Duration::from_secs(90);
 pub struct Lease {
     /// The latest release of the target.
     pub release: String,
+    /// The one before, in case that one never began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
     /// Who works on it.
     pub holder: Holder,
     /// Until when; 0 once it is given back.
@@ -88,29 +91,33 @@ fn parse(key: &str, bytes: &[u8]) -> Result<Lease, LeaseError> {
 }
 
 impl Lease {
-    /// Whether somebody works under it. `is_gone` says whether a holder is known to have died.
+    /// A lease from now on.
+    pub fn new(release: &str, before: Option<String>, holder: &Holder, now: Instant) -> Lease {
+        Lease { release: release.into(), before, holder: holder.clone(), until: now + LASTS }
+    }
+
+    /// Whether somebody works under it. `is_gone` says whether a holder is known to have died. One
+    /// that would last longer than any lease was written by a clock that is wrong.
     pub fn is_live(&self, now: Instant, is_gone: impl Fn(&Holder) -> bool) -> bool {
-        now < self.until && !is_gone(&self.holder)
+        now < self.until && self.until <= now + 2 * LASTS && !is_gone(&self.holder)
     }
 }
 
 impl<'a, S: Store> Held<'a, S> {
-    /// Takes the lease of a target for a release, if nobody has it and it still is what was `seen`.
+    /// Takes the lease of a target, if nobody has it and it still is what was `seen`.
     pub async fn take(
         store: &'a S,
         target: &str,
-        release: &str,
+        lease: Lease,
         seen: Option<(Lease, Tag)>,
-        holder: &Holder,
         now: Instant,
         is_gone: impl Fn(&Holder) -> bool,
     ) -> Result<Self, LeaseError> {
         let key = key(target);
-        let lease = Lease { release: release.into(), holder: holder.clone(), until: now + LASTS };
         let bytes = json(&lease)?;
         let written = match &seen {
             None => store.create(&key, &bytes).await?,
-            Some((other, _)) if other.is_live(now, &is_gone) && other.holder != *holder => {
+            Some((other, _)) if other.is_live(now, &is_gone) && other.holder != lease.holder => {
                 return Err(held(other, now));
             }
             Some((_, tag)) => store.replace(&key, &bytes, tag).await?,
@@ -128,7 +135,8 @@ impl<'a, S: Store> Held<'a, S> {
 
     /// Renews it when a third of it is over.
     pub async fn renew(&mut self, now: Instant) -> Result<(), LeaseError> {
-        if self.lease.until.saturating_sub(now) > LASTS * 2 / 3 {
+        let left = self.lease.until.saturating_sub(now);
+        if left > LASTS * 2 / 3 && left <= LASTS {
             return Ok(());
         }
         self.write(now + LASTS).await
@@ -136,7 +144,12 @@ impl<'a, S: Store> Held<'a, S> {
 
     /// Gives it back.
     pub async fn give_back(mut self) -> Result<(), LeaseError> {
-        self.write(Duration::ZERO).await
+        self.write(Duration::ZERO).await?;
+        // An earlier write of ours was found instead.
+        if self.lease.until > Duration::ZERO {
+            self.write(Duration::ZERO).await?;
+        }
+        Ok(())
     }
 
     async fn write(&mut self, until: Instant) -> Result<(), LeaseError> {

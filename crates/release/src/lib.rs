@@ -29,7 +29,8 @@ pub mod virtual_clock;
 pub use check::{Against, Check, Judgement, Rate, Rule, RuleError, Verdict};
 pub use decide::{Action, BLIND_LIMIT, Instant, Outcome, Reason, Waiting, decide};
 pub use drive::{
-    DriveError, Event, Release, World, begin, check_metrics, idle, key, resume, unfinished,
+    DriveError, Event, Last, Release, World, begin, check_metrics, idle, key, last, resume,
+    take_lease, unfinished,
 };
 pub use evidence::{Block, Counts, Latency, Measure, UnknownMeasure};
 pub use plan::{Need, Planned, requests_to_pass, unfold};

@@ -54,7 +54,7 @@ impl Share {
 
 /// Rates that bets are placed on stay this far from 0 and 1, where a single contrary request
 /// would take all capital.
-const EDGE: f64 = 1e-6;
+const EDGE: f64 = 1e-9;
 
 /// By how much a candidate may exceed what is allowed: from one that loses a few requests in a
 /// thousand to one that answers nothing.
@@ -182,6 +182,8 @@ impl Evidence {
                 }
                 let seen = self.stable;
                 let usual = (seen.events as f64 + 0.5) / (seen.trials as f64 + 1.0);
+                // Far enough from the edges that the projection onto the bound lies within them.
+                let usual = usual.clamp(2.0 * EDGE, (1.0 - tolerance - 2.0 * EDGE).max(2.0 * EDGE));
                 let gain = |rate: f64, side: Side| {
                     two_sample_gain(candidate, stable, inside(rate), usual, tolerance, side)
                 };
@@ -226,7 +228,7 @@ fn two_sample_gain(
         Side::NotAbove => candidate_rate > stable_rate + tolerance,
         Side::NotBelow => candidate_rate < stable_rate + tolerance,
     };
-    if !contradicts || candidate.trials + stable.trials == 0 || high <= EDGE {
+    if !contradicts || candidate.trials + stable.trials == 0 || 1.0 - EDGE - tolerance <= EDGE {
         return 0.0;
     }
     let (n, m) = (candidate.trials as f64, stable.trials as f64);
@@ -237,7 +239,7 @@ fn two_sample_gain(
         m * (x - stable_rate) / (x * (1.0 - x)) + n * (y - candidate_rate) / (y * (1.0 - y))
     };
     let (mut left, mut right) = (low.min(high), low.max(high));
-    for _ in 0..48 {
+    for _ in 0..60 {
         let middle = 0.5 * (left + right);
         if slope(middle) > 0.0 { right = middle } else { left = middle }
     }
@@ -353,6 +355,22 @@ mod tests {
         }
         assert!(bad.ln_fault() > 20.0 && bad.ln_health() < 0.0, "{bad:?}");
         assert!(good.ln_health() > 5.0 && good.ln_fault() < 0.0, "{good:?}");
+    }
+
+    #[test]
+    fn millions_of_clean_requests_before_do_not_blind_the_test() {
+        for stable in [499_999, 10_000_000, 10_000_000_000] {
+            let mut bad = Evidence::new(Bound::AboveStable(0.01), 1);
+            bad = bad.knowing(Share::new(0, stable));
+            bad.begin_stage();
+            let mut good = bad.clone();
+            for _ in 0..10 {
+                bad.add(Share::new(50, 50), Share::new(0, 100));
+                good.add(Share::new(0, 500), Share::new(0, 1000));
+            }
+            assert!(bad.ln_fault() > 100.0, "{stable}: {}", bad.ln_fault());
+            assert!(good.ln_health() > 20.0, "{stable}: {}", good.ln_health());
+        }
     }
 
     #[test]

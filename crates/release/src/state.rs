@@ -1,5 +1,7 @@
 //! Where a release stands: what its journal adds up to.
 
+use std::time::Duration;
+
 use crate::check::{Judge, Judgement, Levels};
 use crate::decide::Outcome;
 use crate::evidence::Counts;
@@ -30,13 +32,19 @@ pub struct State {
     pub stage: Option<usize>,
     /// When it began.
     pub stage_began: Instant,
+    /// When a person last said go on after a pause.
+    pub resumed_at: Instant,
+    /// How late a request may be counted.
+    pub settle: Duration,
+    /// Since when requests are counted: the first stage that is watched.
+    pub watched_since: Option<Instant>,
     /// What became of the requests of our own in this stage.
     pub probed: Option<Probed>,
     /// A move that was begun and is not known to be done.
     pub intended: Option<Intent>,
-    /// Up to when requests were counted in this stage.
+    /// Up to when requests were counted.
     pub looked_until: Instant,
-    /// Counts of this stage: stable and candidate.
+    /// Counts since then: stable and candidate.
     pub counted: (Counts, Counts),
     /// Since when nothing could be read. It is no part of the journal.
     pub blind_since: Option<Instant>,
@@ -70,6 +78,9 @@ impl State {
             observed: began.observed.clone(),
             stage: None,
             stage_began: at,
+            resumed_at: at,
+            settle: began.settle,
+            watched_since: None,
             probed: None,
             intended: None,
             looked_until: at,
@@ -93,6 +104,7 @@ impl State {
                 self.intended = Some((**intent).clone());
             }
             Fact::Intended(intent) => self.arrive(&intent.to, entry.at),
+            Fact::Dropped => self.intended = None,
             Fact::Moved { observed } => {
                 self.observed = observed.clone();
                 if let Some(intent) = self.intended.take() {
@@ -115,7 +127,7 @@ impl State {
             Fact::Asked { what: Ask::Pause } => self.paused = true,
             Fact::Asked { what: Ask::Resume } => {
                 self.paused = false;
-                self.resumed = true;
+                (self.resumed, self.resumed_at) = (true, entry.at);
             }
             Fact::Asked { what } => self.wish = Some((*what, entry.by.clone())),
             Fact::Ended { outcome } => {
@@ -134,11 +146,13 @@ impl State {
             Next::Stage(stage) => {
                 self.stage = Some(*stage);
                 self.stage_began = at;
-                self.looked_until = at;
-                self.counted = Default::default();
                 (self.probed, self.resumed) = (None, false);
                 let weight = self.strategy.weight(*stage);
                 if self.strategy.stages.get(*stage).is_some_and(Stage::is_watched) {
+                    // What is counted late belongs to a stage that is over, and counts.
+                    if self.watched_since.is_none() {
+                        (self.watched_since, self.looked_until) = (Some(at), at);
+                    }
                     for (judge, check) in self.judges.iter_mut().zip(&self.strategy.checks) {
                         if check.applies_at(weight) {
                             judge.begin_stage();

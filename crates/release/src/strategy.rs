@@ -91,6 +91,10 @@ pub enum StrategyError {
     Decreasing { step: usize, weight: Weight },
     #[error("{what} is {value}; it must lie {range}")]
     Number { what: String, value: f64, range: &'static str },
+    #[error(
+        "nothing can show that {metric} are not above stable at all: say by how much they may be, as in {metric} <= stable + 0.005"
+    )]
+    NoTolerance { metric: Measure },
     #[error("a minimum sample of 0 requests would promote without evidence")]
     NoSample,
     #[error("a {0} without steps would move all traffic at once")]
@@ -171,6 +175,9 @@ impl Strategy {
                 Against::Stable { tolerance } => {
                     let what = format!("the tolerance of {metric}");
                     number(&what, tolerance, (0.0..1.0).contains(&tolerance), "from 0 to below 1")?;
+                    if tolerance == 0.0 && self.on_inconclusive != OnInconclusive::Promote {
+                        return Err(StrategyError::NoTolerance { metric: metric.clone() });
+                    }
                 }
                 Against::Limit(limit) => {
                     let what = format!("the limit of {metric}");
@@ -209,6 +216,11 @@ impl Strategy {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing is watched after a stage: what is counted late has to be waited for.
+    pub(crate) fn is_last_watched(&self, at: usize) -> bool {
+        !self.stages.iter().skip(at + 1).any(|stage| stage.lasts() > Duration::ZERO)
     }
 
     fn is_last_step(&self, at: usize) -> bool {

@@ -16,6 +16,11 @@ impl VirtualClock {
     pub fn at(now: Duration) -> Self {
         Self { now: Mutex::new(now) }
     }
+
+    /// Sets it, forward or back, as clocks are set.
+    pub fn set(&self, now: Duration) {
+        *self.now.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = now;
+    }
 }
 
 impl Clock for VirtualClock {

@@ -29,6 +29,7 @@ impl Case {
             before: Counts::default(),
             candidate: revision("2"),
             strategy: strategy.clone(),
+            settle: secs(5),
         };
         Case { state: State::begin(&began, "me", EPOCH) }
     }
@@ -79,6 +80,7 @@ fn words(action: &Action) -> String {
             format!("wait until {} for {why:?}", (*until - EPOCH).as_secs())
         }
         Action::End(Outcome::RolledBack(reason)) => format!("end, {}", why(reason)),
+        Action::End(Outcome::Failed(reason)) => format!("end, nowhere to go, {}", why(reason)),
         Action::End(Outcome::Promoted { .. }) => "end, promoted".into(),
         Action::End(Outcome::Foreign { .. }) => "end, foreign".into(),
     }
@@ -107,6 +109,11 @@ fn each_state_has_its_action() {
         begun().then(0, Fact::Intended(Box::new(intent)))
     };
     let step = || begun().in_stage(1, 10);
+    let first = || {
+        let mut case = Case::of(&blue_green());
+        case.state.stable = None;
+        case.in_stage(1, 0)
+    };
     let mut aborts = canary();
     aborts.on_inconclusive = OnInconclusive::Abort;
     let mut promotes = canary();
@@ -138,14 +145,30 @@ fn each_state_has_its_action() {
         (step().then(20, asked(Ask::Promote)), 20, Inconclusive, "promote: 2 100 %"),
         (step().then(20, asked(Ask::Abort)), 20, Pass, "back, asked: 1 100 %"),
         (step(), 86_400, Inconclusive, "back, deadline: 1 100 %"),
-        (begun().in_stage(2, 80), 140, Pass, "stage 3: 2 100 %"),
+        // Nobody looks after the last step that is watched: its latest requests are waited for.
+        (begun().in_stage(2, 80), 140, Pass, "wait until 145 for Bake"),
+        (begun().in_stage(2, 80), 145, Pass, "stage 3: 2 100 %"),
+        (step().then(20, asked(Ask::Pause)), 70, Pass, "wait until 86400 for Person"),
+        (
+            step().then(20, asked(Ask::Pause)).then(5000, asked(Ask::Resume)),
+            5001,
+            Inconclusive,
+            "wait until 5600 for Evidence",
+        ),
         (begun().in_stage(3, 150), 150, Pass, "end, promoted"),
-        (Case::of(&gated()).in_stage(0, 0), 60, Pass, "stage 1"),
-        (Case::of(&blue_green()).in_stage(1, 0), 0, Pass, "wait until 120 for Bake"),
+        (Case::of(&gated()).in_stage(0, 0), 65, Pass, "stage 1"),
+        (Case::of(&blue_green()).in_stage(1, 0), 0, Pass, "wait until 125 for Bake"),
+        (
+            Case::of(&blue_green()).in_stage(1, 0).then(60, asked(Ask::Pause)),
+            200,
+            Pass,
+            "wait until 86400 for Person",
+        ),
         (Case::of(&blue_green()).in_stage(1, 0), 5, Fail, "back, check failed: 1 100 %"),
-        (Case::of(&blue_green()).in_stage(1, 0), 120, Pass, "end, promoted"),
-        (Case::of(&blue_green()).in_stage(1, 0), 120, Inconclusive, "wait until 720 for Evidence"),
-        (Case::of(&blue_green()).in_stage(1, 0), 720, Inconclusive, "back, inconclusive: 1 100 %"),
+        (Case::of(&blue_green()).in_stage(1, 0), 125, Pass, "end, promoted"),
+        (Case::of(&blue_green()).in_stage(1, 0), 125, Inconclusive, "wait until 725 for Evidence"),
+        (Case::of(&blue_green()).in_stage(1, 0), 725, Inconclusive, "back, inconclusive: 1 100 %"),
+        (first(), 5, Fail, "end, nowhere to go, check failed"),
         (Case::of(&all_at_once()).in_stage(1, 0), 0, Pass, "end, promoted"),
     ];
     for (at, (case, after, verdict, expected)) in table.into_iter().enumerate() {
@@ -173,6 +196,10 @@ fn strategies_that_make_no_sense_are_refused() {
         (
             with(vec![watch(50.0, 9), watch(100.0, 0)], vec![errors_against_stable(-0.1)]),
             "tolerance",
+        ),
+        (
+            with(vec![watch(50.0, 9), watch(100.0, 0)], vec![errors_against_stable(0.0)]),
+            "nothing can show",
         ),
         (Strategy { alpha: 0.0, ..canary() }, "alpha is 0"),
     ];

@@ -5,6 +5,7 @@ mod common;
 
 use common::*;
 use slsml_release::journal::{Ask, Fact};
+use slsml_release::ports::Clock;
 use slsml_release::*;
 
 fn promoted(room: &Room, strategy: &Strategy) {
@@ -221,4 +222,134 @@ fn of_two_that_begin_at_the_same_time_one_goes_on() {
         }
     }
     assert!(refused >= 3, "{refused}");
+}
+
+/// A release that died after it had written down its first move and before it made it.
+fn dead_before_its_first_move(strategy: &Strategy) -> &'static Room {
+    let usual = Room::new(Some("1"), 100, healthy);
+    usual.release(strategy);
+    for call in 1..usual.calls.get() {
+        let room = Room::new(Some("1"), 100, healthy);
+        room.fault.set(Some((call, Fault::KillBefore)));
+        assert!(room.release(strategy).is_none());
+        room.fault.set(None);
+        if room.try_log().is_some_and(|log| log.state.intended.is_some()) {
+            assert!(room.splits().is_empty());
+            return room;
+        }
+    }
+    panic!("it never intends to move");
+}
+
+#[test]
+fn what_was_only_intended_is_not_done_once_somebody_wants_to_abort() {
+    for strategy in [canary(), blue_green(), all_at_once()] {
+        let room = dead_before_its_first_move(&strategy);
+        room.ask(Ask::Abort);
+        let ended = room.resume().unwrap().unwrap();
+        assert!(matches!(ended, Outcome::RolledBack(Reason::Asked { .. })), "{ended:?}");
+        assert!(room.splits().is_empty(), "{:?}", room.splits());
+    }
+}
+
+#[test]
+fn what_was_intended_long_ago_is_not_done_past_the_deadline() {
+    let room = dead_before_its_first_move(&canary());
+    room.clock.set(EPOCH + secs(3 * 86_400));
+    let ended = room.resume().unwrap().unwrap();
+    assert_eq!(ended, Outcome::RolledBack(Reason::Deadline));
+    assert!(room.splits().is_empty(), "{:?}", room.splits());
+}
+
+#[test]
+fn a_move_that_is_refused_for_good_can_be_aborted() {
+    let room = dead_before_its_first_move(&canary());
+    room.alias.deleted.borrow_mut().push(revision("2"));
+    assert!(matches!(room.resume(), Some(Err(DriveError::Stuck { .. }))));
+    room.ask(Ask::Abort);
+    let ended = room.resume().unwrap().unwrap();
+    assert!(matches!(ended, Outcome::RolledBack(Reason::Asked { .. })), "{ended:?}");
+}
+
+#[test]
+fn a_stable_revision_that_is_gone_leaves_nothing_to_go_back_to() {
+    let room =
+        Room::new(
+            Some("1"),
+            100,
+            |revision, since| {
+                if revision == "2" && since > secs(60) { 0.5 } else { 0.0 }
+            },
+        );
+    room.alias.deleted.borrow_mut().push(revision("1"));
+    let ended = room.release(&blue_green()).unwrap().unwrap();
+    assert!(matches!(ended, Outcome::Failed(Reason::CheckFailed(_))), "{ended:?}");
+    assert_eq!(room.splits(), ["2 100 %"]);
+}
+
+#[test]
+fn a_first_release_that_fails_says_that_there_is_nothing_to_go_back_to() {
+    let room = Room::new(None, 100, |_, _| 0.5);
+    let ended = room.release(&blue_green()).unwrap().unwrap();
+    assert!(matches!(ended, Outcome::Failed(Reason::CheckFailed(_))), "{ended:?}");
+    assert_eq!(room.splits(), ["2 100 %"]);
+}
+
+#[test]
+fn a_candidate_that_has_all_traffic_is_not_released_again() {
+    let room = Room::new(Some("2"), 100, healthy);
+    for strategy in [canary(), all_at_once()] {
+        assert!(matches!(room.release(&strategy), Some(Err(DriveError::Already { .. }))));
+    }
+    assert!(room.try_log().is_none());
+}
+
+#[test]
+fn a_fault_in_the_last_minutes_of_the_last_step_is_seen_though_it_is_counted_late() {
+    // The last step is over after 120 s; requests are counted 30 s late.
+    let room =
+        Room::new(
+            Some("1"),
+            100,
+            |revision, since| {
+                if revision == "2" && since > secs(100) { 0.5 } else { 0.0 }
+            },
+        );
+    room.traffic.late.set(secs(30));
+    let ended = room.release(&canary()).unwrap().unwrap();
+    assert!(matches!(ended, Outcome::RolledBack(Reason::CheckFailed(_))), "{ended:?}");
+}
+
+#[test]
+fn a_clock_that_went_back_is_no_evidence_and_ends_the_release_after_a_while() {
+    let room = Room::new(Some("1"), 100, healthy);
+    room.fault.set(Some((60, Fault::KillBefore)));
+    assert!(room.release(&canary()).is_none());
+    room.fault.set(None);
+    room.clock.set(EPOCH - secs(3600));
+    let ended = room.resume().unwrap().unwrap();
+    assert_eq!(ended, Outcome::RolledBack(Reason::Blind));
+    assert!(room.clock.now() < EPOCH - secs(3000), "it did not wait for its clock");
+}
+
+#[test]
+fn somebody_who_wakes_up_after_others_took_over_moves_nothing() {
+    // Whatever call it hangs in, others abort the release meanwhile.
+    let usual = Room::new(Some("1"), 100, healthy);
+    usual.release(&canary());
+    let mut overtaken = 0;
+    for call in 6..usual.calls.get() {
+        let room = Room::new(Some("1"), 100, healthy);
+        room.fault.set(Some((call, Fault::Overtaken)));
+        let ended = room.release(&canary()).unwrap();
+        let end = room.alias.split();
+        if room
+            .try_log()
+            .is_some_and(|log| log.entries.iter().any(|entry| entry.fact == Fact::TakenOver))
+        {
+            overtaken += 1;
+            assert_eq!(end, Some(Split::all_to(revision("1"))), "call {call}: {ended:?}");
+        }
+    }
+    assert!(overtaken > 50, "{overtaken}");
 }

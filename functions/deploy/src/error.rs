@@ -73,16 +73,23 @@ impl LambdaError {
 
     /// The IAM action that is missing, if the call was refused for want of a permission.
     fn denied_action(&self) -> Option<String> {
-        let Self::Refused { call, code, .. } = self else { return None };
+        let Self::Refused { call, code, message } = self else { return None };
         let denied = ["AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "HTTP 403"];
         if !denied.contains(&code.as_str()) {
             return None;
+        }
+        // Most refusals say it themselves, and it may be another service's: iam:PassRole.
+        let said = message.split("not authorized to perform: ").nth(1);
+        let said = said.and_then(|rest| rest.split_whitespace().next());
+        if let Some(action) = said.filter(|action| action.contains(':')) {
+            return Some(action.trim_end_matches(['.', ',']).into());
         }
         Some(match *call {
             "GetMetricData" | "ListMetrics" => format!("cloudwatch:{call}"),
             // S3 names its permissions otherwise than its calls.
             "PutObject" => "s3:PutObject".into(),
-            "GetObject" | "HeadObject" => "s3:GetObject".into(),
+            // What is not there looks forbidden to those who may not list.
+            "GetObject" | "HeadObject" => "s3:GetObject and s3:ListBucket".into(),
             "ListObjectsV2" => "s3:ListBucket".into(),
             "Invoke" => "lambda:InvokeFunction".into(),
             _ => format!("lambda:{call}"),

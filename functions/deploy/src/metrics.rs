@@ -5,8 +5,10 @@
 //! (`ServerErrors` in the namespace `slsml`); it counts nothing that Lambda counts. What the model
 //! answered is the runtime's, too.
 //!
-//! The two arrive on different ways and at different times. A request counts as evidence once both
-//! know of it: without the runtime's own counts (a role that may not write logs, say) there is none.
+//! The two arrive on different ways and at different times, and half a truth would be a wrong one:
+//! failures without the requests they are a part of. So only the time counts up to which both say
+//! nearly the same number of requests. Without the runtime's own counts (a role that may not write
+//! logs, say) there is no evidence.
 
 use std::time::Duration;
 
@@ -125,7 +127,7 @@ impl VersionMetrics {
             .end_time(time(to.as_secs()))
             .into_paginator()
             .send();
-        let mut found: Vec<Vec<f64>> = vec![Vec::new(); queries.len()];
+        let mut found: Vec<Vec<(i64, f64)>> = vec![Vec::new(); queries.len()];
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| LambdaError::of("GetMetricData", error))?;
             for series in page.metric_data_results() {
@@ -142,7 +144,8 @@ impl VersionMetrics {
                 }
                 let at = id.strip_prefix('q').and_then(|at| at.parse::<usize>().ok());
                 if let Some(values) = at.and_then(|at| found.get_mut(at)) {
-                    values.extend(series.values());
+                    let times = series.timestamps().iter().map(DateTime::secs);
+                    values.extend(times.zip(series.values().iter().copied()));
                 }
             }
         }
@@ -179,22 +182,35 @@ fn dimension(name: &str, value: &str) -> Dimension {
     Dimension::builder().name(name).value(value).build()
 }
 
-fn counts(queries: &[Query], found: &[Vec<f64>], measures: &[Measure]) -> Counts {
+/// By how much the two sources may differ where both are complete: requests that began before a point
+/// in time and ended after it.
+const ALIKE: f64 = 0.95;
+
+/// What is known for certain of the data points found, each with its time in seconds.
+fn counts(queries: &[Query], found: &[Vec<(i64, f64)>], measures: &[Measure]) -> Counts {
     let values = |of: &Of| {
         let series = queries.iter().zip(found).filter(|(query, _)| query.of == *of);
-        series.flat_map(|(_, values)| values.iter().copied()).collect::<Vec<f64>>()
+        series.flat_map(|(_, values)| values.iter().copied()).collect::<Vec<(i64, f64)>>()
     };
-    let sum = |of: &Of| values(of).iter().sum::<f64>().round() as u64;
-    // The newest comes first, as CloudWatch sorts them.
-    let newest = |percent| values(&Of::Percentile(percent)).first().copied();
+    let [invoked, answered, failed] =
+        [Of::Invocations, Of::Answered, Of::Failed].map(|of| values(&of));
+    let until = settled(&invoked, &answered, &failed);
+    let sum = |of: &Of| {
+        let known =
+            values(of).into_iter().filter(|(time, _)| until.is_some_and(|end| *time <= end));
+        known.map(|(_, value)| value).sum::<f64>().round() as u64
+    };
+    let newest = |percent| {
+        let newest = values(&Of::Percentile(percent)).into_iter().max_by_key(|(time, _)| *time);
+        newest.map(|(_, value)| value)
+    };
     let latency = match (newest(50), newest(95), newest(99)) {
         (Some(p50_ms), Some(p95_ms), Some(p99_ms)) => Some(Latency { p50_ms, p95_ms, p99_ms }),
         _ => None,
     };
-    let failed = sum(&Of::Failed);
     let events = measures.iter().filter(|measure| **measure != Measure::Outputs).map(|measure| {
         let events = match measure {
-            Measure::Errors => failed + sum(&Of::ServerErrors),
+            Measure::Errors => sum(&Of::Failed) + sum(&Of::ServerErrors),
             other => sum(&Of::Measure(other.clone())),
         };
         (measure.clone(), events)
@@ -206,12 +222,27 @@ fn counts(queries: &[Query], found: &[Vec<f64>], measures: &[Measure]) -> Counts
         let used = outputs.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
         outputs.truncate(used);
     }
-    Counts {
-        requests: sum(&Of::Invocations).min(sum(&Of::Answered) + failed),
-        events: events.collect(),
-        outputs,
-        latency,
+    Counts { requests: sum(&Of::Invocations), events: events.collect(), outputs, latency }
+}
+
+/// The latest time up to which both sources say nearly the same. A failed invocation may have been
+/// counted by the runtime, or have ended it.
+fn settled(invoked: &[(i64, f64)], answered: &[(i64, f64)], failed: &[(i64, f64)]) -> Option<i64> {
+    let series = [invoked, answered, failed];
+    let mut points: Vec<(i64, usize, f64)> = (0..)
+        .zip(series)
+        .flat_map(|(of, values)| values.iter().map(move |&(time, value)| (time, of, value)))
+        .collect();
+    points.sort_by_key(|(time, ..)| *time);
+    let (mut sums, mut until) = ([0.0; 3], None);
+    for points in points.chunk_by(|a, b| a.0 == b.0) {
+        points.iter().for_each(|&(_, of, value)| sums[of] += value);
+        let [invoked, answered, failed] = sums;
+        if ALIKE * answered <= invoked && ALIKE * invoked <= answered + failed {
+            until = points.first().map(|point| point.0);
+        }
     }
+    until
 }
 
 impl Metrics for VersionMetrics {
@@ -237,11 +268,73 @@ impl Metrics for VersionMetrics {
     async fn knows(&self, measure: &Measure) -> Result<bool, PortError> {
         let Measure::Custom(name) = measure else { return Ok(true) };
         let (namespace, name) = name.rsplit_once('/').unwrap_or((NAMESPACE, name));
-        let function =
-            DimensionFilter::builder().name("FunctionName").value(&self.function).build();
-        let call = self.clients.cloudwatch.list_metrics().namespace(namespace).metric_name(name);
-        let listed = call.dimensions(function).send().await;
-        let listed = listed.map_err(|error| LambdaError::of("ListMetrics", error))?;
-        Ok(!listed.metrics().is_empty())
+        let resource = format!("{}:{}", self.function, self.alias);
+        let filter = |name: &str| DimensionFilter::builder().name(name);
+        let mut pages = self
+            .clients
+            .cloudwatch
+            .list_metrics()
+            .namespace(namespace)
+            .metric_name(name)
+            .dimensions(filter("FunctionName").value(&self.function).build())
+            .dimensions(filter("Resource").value(resource).build())
+            .dimensions(filter("Version").build())
+            .into_paginator()
+            .send();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| LambdaError::of("ListMetrics", error))?;
+            // One with more dimensions is another metric.
+            if page.metrics().iter().any(|metric| metric.dimensions().len() == 3) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn of(series: &[(Of, &[(i64, f64)])]) -> Counts {
+        let query = |of: &Of| Query {
+            of: of.clone(),
+            metric: Metric::builder().build(),
+            stat: String::new(),
+        };
+        let queries: Vec<Query> = series.iter().map(|(of, _)| query(of)).collect();
+        let found: Vec<_> = series.iter().map(|(_, points)| points.to_vec()).collect();
+        counts(&queries, &found, &[Measure::Errors])
+    }
+
+    #[test]
+    fn failures_count_only_with_the_requests_they_are_a_part_of() {
+        let invocations = (Of::Invocations, &[(60, 1000.0), (120, 1000.0)][..]);
+        let failed = (Of::Failed, &[(60, 10.0), (120, 10.0)][..]);
+        let table = [
+            // The runtime's own counts are not there yet, or never come.
+            (vec![], (0, 0)),
+            (vec![(60, 400.0)], (0, 0)),
+            (vec![(60, 990.0)], (1000, 10)),
+            (vec![(60, 985.0), (120, 995.0)], (2000, 20)),
+            // What crosses a minute's end is counted in the next one.
+            (vec![(60, 900.0), (120, 1080.0)], (2000, 20)),
+        ];
+        for (answered, expected) in table {
+            let counts = of(&[invocations.clone(), failed.clone(), (Of::Answered, &answered)]);
+            assert_eq!(
+                (counts.requests, counts.events[&Measure::Errors]),
+                expected,
+                "{answered:?}"
+            );
+        }
+        // The runtime counts what failed in it, too.
+        let both = of(&[invocations, failed, (Of::Answered, &[(60, 1000.0), (120, 1000.0)])]);
+        assert_eq!((both.requests, both.events[&Measure::Errors]), (2000, 20));
+        // And the other way round.
+        let early = of(&[(Of::Answered, &[(60, 500.0)]), (Of::ServerErrors, &[(60, 50.0)])]);
+        assert_eq!((early.requests, early.events[&Measure::Errors]), (0, 0));
     }
 }

@@ -308,7 +308,9 @@ impl Tally {
                 self.took.push(took.as_secs_f64());
             }
             Outcome::RolledBack(_) => self.inconclusive += 1,
-            Outcome::Foreign { .. } => return Err("nobody else is here".into()),
+            Outcome::Failed(_) | Outcome::Foreign { .. } => {
+                return Err(format!("nobody else is here: {outcome:?}").into());
+            }
         }
         Ok(())
     }

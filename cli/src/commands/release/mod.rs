@@ -34,7 +34,7 @@ pub(crate) async fn run(
         }
         Release::Watch(named) => {
             let (engine, name) = named_release(settings, named).await?;
-            watch::watch(&engine, &name, None, printer).await
+            watch::watch(&engine, &name, printer).await
         }
         Release::Resume(target) => steer::resume(connect(settings, target).await?, printer).await,
         Release::Pause(target) => {

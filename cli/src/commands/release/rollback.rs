@@ -4,19 +4,20 @@
 use serde_json::json;
 use slsml_release::journal::{Ask, Entry, Fact};
 use slsml_release::ports::{Clock, SystemClock, Target};
-use slsml_release::{Outcome, Split, lease, unfinished};
+use slsml_release::{Outcome, Split, last, take_lease};
 
-use super::{latest, open, steer};
+use super::{no_release, open, steer};
 use crate::engine::Engine;
 use crate::failure::{Exit, Failure};
 use crate::printer::Printer;
 
 pub(super) async fn rollback(engine: Engine, printer: &Printer) -> Result<Exit, Failure> {
-    let last = lease::read(&engine.journals, &engine.name).await?;
-    if unfinished(&engine.journals, &engine.name).await?.is_some() {
+    let last = last(&engine.journals, &engine.name).await?;
+    if last.as_ref().is_some_and(|last| last.is_under_way) {
         return steer::ask(engine, Ask::Abort, printer).await;
     }
-    let name = latest(&engine).await?;
+    let name = last.as_ref().and_then(|last| last.release.clone());
+    let name = name.ok_or_else(|| no_release(&engine))?;
     let mut log = open(&engine, &name).await?;
     let (function, alias) = (&engine.function, &engine.alias);
     let Some(stable) = log.state.stable.clone() else {
@@ -64,18 +65,8 @@ pub(super) async fn rollback(engine: Engine, printer: &Printer) -> Result<Exit, 
         )
         .help("deploy its artifact again: slsml deploy lambda --artifact DIR"));
     }
-    let now = SystemClock.now();
-    let is_gone = engine.world().is_gone;
-    let held = lease::Held::take(
-        &engine.journals,
-        &engine.name,
-        &name,
-        last,
-        &engine.holder,
-        now,
-        is_gone,
-    )
-    .await?;
+    let world = engine.world();
+    let held = take_lease(&world, &engine.name, &name, last).await?;
     log.append(entry(Fact::Asked { what: Ask::RollBack })).await?;
     let observed = engine.target.route(&back, seen.token.as_ref()).await?;
     log.append(entry(Fact::RolledBackLater { observed })).await?;

@@ -215,6 +215,7 @@ impl Shown {
                 ("rolled_back", Some(reason), Exit::Done)
             }
             Outcome::RolledBack(reason) => ("rolled_back", Some(reason), Exit::RolledBack),
+            Outcome::Failed(reason) => ("failed", Some(reason), Exit::RolledBack),
             _ => ("promoted", None, Exit::Done),
         };
         let value = json!({
@@ -226,6 +227,7 @@ impl Shown {
             "reason": reason,
         });
         printer.result(&value, || match (reason, &self.version) {
+            (Some(_), _) if name == "failed" => format!("It was {}.", story::outcome(outcome)),
             (Some(reason), _) => format!("Rolled back: {}.", story::reason(reason)),
             (None, Some(version)) => format!(
                 "Released: {alias} of {function} is at version {version}.\n\n\

@@ -31,9 +31,8 @@ pub(super) async fn resume(engine: Engine, printer: &Printer) -> Result<Exit, Fa
     drop(log);
     if live(&engine, &lease) {
         printer.note(&format!("{} is working on it", lease.holder.by));
-        return watch::watch(&engine, &name, None, printer).await;
     }
-    take_over(engine, &name, None, printer).await
+    follow(engine, &name, None, printer).await
 }
 
 /// `slsml release pause`, `promote` and `abort`.
@@ -62,9 +61,19 @@ pub(super) async fn ask(engine: Engine, what: Ask, printer: &Printer) -> Result<
             )
         });
     }
-    match live {
-        true => watch::watch(&engine, &name, Some(what), printer).await,
-        false => take_over(engine, &name, Some(what), printer).await,
+    follow(engine, &name, Some(what), printer).await
+}
+
+/// Watches whoever works on it, and takes over if nobody does any more.
+async fn follow(
+    engine: Engine,
+    name: &str,
+    asked: Option<Ask>,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    match watch::watch_worker(&engine, name, asked, printer).await? {
+        Some(exit) => Ok(exit),
+        None => take_over(engine, name, asked, printer).await,
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use slsml_release::journal::Ask;
 use slsml_release::ports::{Clock, SystemClock};
-use slsml_release::{Action, Event, State, decide};
+use slsml_release::{Action, Event, State, decide, lease};
 
 use super::open;
 use super::show::{Shown, Teller};
@@ -15,12 +15,35 @@ use crate::printer::Printer;
 /// How often the journal is read.
 const EVERY: Duration = Duration::from_secs(1);
 
-pub(super) async fn watch(
+/// Watches until it is over.
+pub(super) async fn watch(engine: &Engine, name: &str, printer: &Printer) -> Result<Exit, Failure> {
+    let always = async || Ok(true);
+    let watched = watch_while(engine, name, None, printer, always).await?;
+    watched.ok_or_else(|| Failure::new(Exit::Internal, "nobody watches any more"))
+}
+
+/// Watches while whoever works on it lives; none if nobody does and it is not over.
+pub(super) async fn watch_worker(
     engine: &Engine,
     name: &str,
     asked: Option<Ask>,
     printer: &Printer,
-) -> Result<Exit, Failure> {
+) -> Result<Option<Exit>, Failure> {
+    let lives = async || {
+        let last = lease::read(&engine.journals, &engine.name).await?;
+        let gone = engine.world().is_gone;
+        Ok(last.is_some_and(|(lease, _)| lease.is_live(SystemClock.now(), gone)))
+    };
+    watch_while(engine, name, asked, printer, lives).await
+}
+
+async fn watch_while(
+    engine: &Engine,
+    name: &str,
+    asked: Option<Ask>,
+    printer: &Printer,
+    goes_on: impl AsyncFn() -> Result<bool, Failure>,
+) -> Result<Option<Exit>, Failure> {
     let mut log = open(engine, name).await?;
     let mut teller = Teller::new(printer, None);
     let mut told = 0;
@@ -31,8 +54,11 @@ pub(super) async fn watch(
         told = log.entries.len();
         if let Some(outcome) = &log.state.ended {
             let version = Some(log.state.candidate.clone());
-            return Shown { version, settings_changed: false, asked }
-                .ended(engine, outcome, printer);
+            let shown = Shown { version, settings_changed: false, asked };
+            return shown.ended(engine, outcome, printer).map(Some);
+        }
+        if !goes_on().await? {
+            return Ok(None);
         }
         waiting(&log.state, &mut teller);
         tokio::time::sleep(EVERY).await;

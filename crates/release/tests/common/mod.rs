@@ -79,6 +79,8 @@ pub struct Traffic {
     pub per_second: u64,
     pub failing: Failing,
     pub unreadable: Cell<bool>,
+    /// How late requests are counted.
+    pub late: Cell<Duration>,
 }
 
 pub fn healthy(_: &str, _: Duration) -> f64 {
@@ -112,6 +114,8 @@ pub enum Fault {
     FailAfter,
     /// Somebody else moves the alias before the call.
     Foreign,
+    /// Others take over in the meantime, abort the release and end it.
+    Overtaken,
     /// Somebody else takes the lease before the call, if it is free.
     OtherBegins,
 }
@@ -129,7 +133,12 @@ impl Room {
             clock,
             alias: Alias::new(clock, serving),
             objects: Objects::default(),
-            traffic: Traffic { per_second, failing, unreadable: Cell::new(false) },
+            traffic: Traffic {
+                per_second,
+                failing,
+                unreadable: Cell::new(false),
+                late: Cell::default(),
+            },
             calls: Cell::new(0),
             fault: Cell::new(None),
             out: Cell::default(),
@@ -165,12 +174,31 @@ impl Room {
                 self.alias.change(Some(Split::all_to(revision("foreign"))));
                 made.await
             }
+            Some(Fault::Overtaken) => {
+                if let Some(mut log) = self.try_log().filter(|log| log.state.ended.is_none()) {
+                    let (at, by) = (self.clock.now(), "other".into());
+                    let fact = journal::Fact::Asked { what: journal::Ask::Abort };
+                    log.append(journal::Entry { at, by, fact }).await.unwrap();
+                    let holder = holder("other");
+                    let world = World {
+                        target: &self.alias,
+                        metrics: self,
+                        store: &self.objects,
+                        clock: self.clock,
+                        holder: &holder,
+                        is_gone: |_| true,
+                    };
+                    Box::pin(resume(&world, TARGET, "r1", |_| {})).await.unwrap();
+                }
+                made.await
+            }
             Some(Fault::OtherBegins) => {
                 let (store, now) = (&self.objects, self.clock.now());
                 let last = lease::read(store, TARGET).await.unwrap();
                 if last.as_ref().is_none_or(|(lease, _)| !lease.is_live(now, is_gone)) {
                     let other = holder("other");
-                    let taken = lease::Held::take(store, TARGET, "r2", last, &other, now, is_gone);
+                    let lease = lease::Lease::new("r2", None, &other, now);
+                    let taken = lease::Held::take(store, TARGET, lease, last, now, is_gone);
                     taken.await.unwrap();
                 }
                 made.await
@@ -239,8 +267,12 @@ impl Room {
     }
 
     pub fn log(&self) -> Log<'_, Objects> {
+        self.try_log().unwrap()
+    }
+
+    pub fn try_log(&self) -> Option<Log<'_, Objects>> {
         let key = key(TARGET, "r1");
-        at_once(Log::open(&self.objects, &key)).unwrap().unwrap()
+        at_once(Log::open(&self.objects, &key)).unwrap().ok()
     }
 
     pub fn ask(&self, what: journal::Ask) {
@@ -253,8 +285,9 @@ impl Room {
     /// How traffic was divided, one after the other.
     pub fn splits(&self) -> Vec<String> {
         let history = self.alias.history.borrow();
-        let moves = history.iter().skip(1).filter_map(|(_, split)| split.as_ref());
-        moves.map(Split::to_string).collect()
+        let mut moves: Vec<_> = history.iter().map(|(_, split)| split).collect();
+        moves.dedup();
+        moves.iter().skip(1).filter_map(|split| split.as_ref()).map(Split::to_string).collect()
     }
 
     pub fn took(&self) -> u64 {
@@ -337,7 +370,7 @@ impl Metrics for Room {
     }
 
     fn delay(&self) -> Duration {
-        secs(1)
+        secs(1) + self.traffic.late.get()
     }
 
     async fn knows(&self, measure: &Measure) -> Result<bool, PortError> {
@@ -355,7 +388,8 @@ impl Metrics for Room {
         if self.traffic.unreadable.get() {
             return Err(PortError::Failed("the metrics cannot be read".into()));
         }
-        let counts = self.counted(revision, measures, from, to);
+        let known = self.clock.now() - self.traffic.late.get();
+        let counts = self.counted(revision, measures, from, to.min(known));
         self.call(async { Ok(counts) }).await
     }
 }

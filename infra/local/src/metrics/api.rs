@@ -283,9 +283,17 @@ fn one_query(
 
 fn list(metrics: &Metrics, request: &Value) -> Value {
     let (namespace, name) = (text(request.get("Namespace")), text(request.get("MetricName")));
+    let filters = items(request.get("Dimensions"));
+    // A filter without a value asks for the dimension alone.
+    let has = |key: &Key, filter: &Value| {
+        let (name, value) = (text(filter.get("Name")), filter.get("Value"));
+        let mut named = key.dimensions.iter().filter(|(dimension, _)| dimension == name);
+        named.any(|(_, found)| value.is_none_or(|value| text(Some(value)) == found))
+    };
     let wanted = |key: &Key| {
         (namespace.is_empty() || key.namespace == namespace)
             && (name.is_empty() || key.name == name)
+            && filters.iter().all(|filter| has(key, filter))
     };
     let metrics: Vec<Value> = metrics
         .keys()
