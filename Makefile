@@ -34,7 +34,7 @@ test-rust: build
 test-python: build python
 	@rm -rf "$(TARGET)/python-tests" && "$(TARGET)/debug/slsml" --json package examples/digits/models/v1.onnx \
 		--name digits --out "$(TARGET)/python-tests" >/dev/null
-	@SLSML_BIN="$(TARGET)/debug/slsml" SLSML_DIGITS_ZIP="$(TARGET)/python-tests/digits/lambda.zip" \
+	@SLSML_BIN="$(TARGET)/debug/slsml" SLSML_SERVER="$(TARGET)/debug/slsml-server" SLSML_DIGITS_ZIP="$(TARGET)/python-tests/digits/lambda.zip" \
 		SLSML_MINISTACK="$$(test -x $(VENV)/bin/ministack && echo $(VENV)/bin/ministack)" \
 		"$(VENV)/bin/pytest" -q tests/python
 

@@ -37,8 +37,14 @@ fn own(package: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_runtime_links_no_cloud_sdk_no_arguments_no_importer_and_no_release_engine() {
-    let linked = linked("slsml-bootstrap");
+fn the_runtimes_link_no_cloud_sdk_no_arguments_no_importer_and_no_release_engine() {
+    for runtime in ["slsml-bootstrap", "slsml-server"] {
+        links_nothing_large(runtime);
+    }
+}
+
+fn links_nothing_large(runtime: &str) {
+    let linked = linked(runtime);
     let banned = [
         "tract-onnx",
         "tract-hir",
@@ -49,11 +55,11 @@ fn the_runtime_links_no_cloud_sdk_no_arguments_no_importer_and_no_release_engine
         "zip",
     ];
     for name in banned {
-        assert!(!linked.contains(name), "bootstrap links {name}");
+        assert!(!linked.contains(name), "{runtime} links {name}");
     }
     let sdk =
         linked.iter().find(|name| name.starts_with("aws-sdk-") || name.starts_with("aws-smithy"));
-    assert_eq!(sdk, None);
+    assert_eq!(sdk, None, "{runtime}");
 }
 
 #[test]
@@ -71,4 +77,5 @@ fn arrows_point_down_only() {
     assert_eq!(own("slsml-lambda"), set(&below));
     let below = ["slsml-inference", "slsml-kernels", "slsml-model"];
     assert_eq!(own("slsml-bootstrap"), set(&below));
+    assert_eq!(own("slsml-server"), set(&below));
 }

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
-use slsml_model::{Data, Signature, Tensor};
+use slsml_model::{Data, Signature, Tensor, TensorSpec};
 
-use crate::ProtocolError;
+use crate::{ProtocolError, Wanted, raw};
 
 /// A typical number with its comma; where it is more, the text grows.
 const BYTES_PER_ELEMENT: usize = 12;
@@ -22,10 +22,21 @@ pub struct InferAnswer<'a> {
     pub id: Option<&'a str>,
     /// Where the outputs' names are.
     pub signature: &'a Signature,
-    /// Indices into signature and `tensors`, in the order asked for.
-    pub outputs: &'a [usize],
+    /// Those asked for, in the order asked; indices into signature and `tensors`.
+    pub outputs: &'a [Wanted],
     /// One for each output of the signature.
     pub tensors: &'a [Tensor],
+}
+
+/// An output as bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawOutput<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its shape and type.
+    pub tensor: &'a Tensor,
+    /// Its elements, as [`crate::raw`] describes them.
+    pub bytes: Vec<u8>,
 }
 
 #[derive(Serialize)]
@@ -42,40 +53,75 @@ struct Output<'a> {
     name: &'a str,
     datatype: String,
     shape: &'a [usize],
-    data: Elements<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Parameters>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Elements<'a>>,
+}
+
+#[derive(Serialize)]
+struct Parameters {
+    binary_data_size: usize,
 }
 
 struct Elements<'a>(&'a Data);
 
 impl InferAnswer<'_> {
-    /// The answer's JSON. Numbers JSON cannot hold (NaN, infinities) are an error, not a `null`.
-    pub fn to_json(&self) -> Result<Vec<u8>, ProtocolError> {
-        let output = |&index: &usize| {
-            let tensor = self.tensors.get(index)?;
-            let spec = self.signature.outputs.get(index)?;
-            Some(Output {
-                name: &spec.name,
-                datatype: tensor.datatype().to_string(),
-                shape: tensor.shape(),
-                data: Elements(tensor.data()),
-            })
-        };
-        let outputs = self.outputs.iter().map(output).collect::<Option<Vec<_>>>();
-        let outputs = outputs.ok_or_else(|| {
-            ProtocolError::Failed("the model gave fewer outputs than its signature".into())
-        })?;
+    /// The answer: JSON, and how much of it that is if the elements of tensors follow as bytes.
+    /// Numbers JSON cannot hold (NaN, infinities) are an error there, not a `null`.
+    pub fn to_bytes(&self) -> Result<(Vec<u8>, Option<usize>), ProtocolError> {
+        let mut raw = Vec::new();
+        let mut outputs = Vec::with_capacity(self.outputs.len());
+        for wanted in self.outputs {
+            let (spec, tensor) = self.output(wanted.index)?;
+            let before = raw.len();
+            let (mut parameters, mut data) = (None, None);
+            if wanted.binary {
+                raw::write(tensor.data(), &mut raw);
+                parameters = Some(Parameters { binary_data_size: raw.len() - before });
+            } else {
+                data = Some(Elements(tensor.data()));
+            }
+            let (name, datatype) = (&spec.name, tensor.datatype().to_string());
+            outputs.push(Output { name, datatype, shape: tensor.shape(), parameters, data });
+        }
         let body = Body {
             model_name: self.model_name,
             model_version: self.model_version,
             id: self.id,
             outputs,
         };
-        let elements = self.tensors.iter().map(|tensor| tensor.data().len()).sum::<usize>();
+        let in_json = self.outputs.iter().filter(|wanted| !wanted.binary);
+        let elements: usize = in_json
+            .filter_map(|wanted| self.tensors.get(wanted.index))
+            .map(|tensor| tensor.data().len())
+            .sum();
         // Grown step by step, it would be copied and take as much again.
-        let mut json = Vec::with_capacity(BYTES_BESIDE_ELEMENTS + elements * BYTES_PER_ELEMENT);
-        serde_json::to_writer(&mut json, &body)
+        let capacity = BYTES_BESIDE_ELEMENTS + elements * BYTES_PER_ELEMENT + raw.len();
+        let mut bytes = Vec::with_capacity(capacity);
+        serde_json::to_writer(&mut bytes, &body)
             .map_err(|error| ProtocolError::Failed(error.to_string()))?;
-        Ok(json)
+        let json_length = self.outputs.iter().any(|wanted| wanted.binary).then_some(bytes.len());
+        bytes.extend_from_slice(&raw);
+        Ok((bytes, json_length))
+    }
+
+    /// Each output asked for, with its elements as bytes.
+    pub fn to_raw(&self) -> Result<Vec<RawOutput<'_>>, ProtocolError> {
+        let raw = |wanted: &Wanted| {
+            let (spec, tensor) = self.output(wanted.index)?;
+            let mut bytes = Vec::new();
+            raw::write(tensor.data(), &mut bytes);
+            Ok(RawOutput { name: &spec.name, tensor, bytes })
+        };
+        self.outputs.iter().map(raw).collect()
+    }
+
+    fn output(&self, index: usize) -> Result<(&TensorSpec, &Tensor), ProtocolError> {
+        let both = self.signature.outputs.get(index).zip(self.tensors.get(index));
+        both.ok_or_else(|| {
+            ProtocolError::Failed("the model gave fewer outputs than its signature".into())
+        })
     }
 }
 

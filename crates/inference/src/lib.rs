@@ -11,11 +11,12 @@ mod lift;
 mod limits;
 mod metadata;
 mod numbers;
+pub mod raw;
 mod request;
 mod router;
 
-pub use answer::InferAnswer;
+pub use answer::{InferAnswer, RawOutput};
 pub use error::ProtocolError;
 pub use limits::Limits;
-pub use request::InferRequest;
-pub use router::{Answer, Method, Service};
+pub use request::{Elements, GivenInput, InferRequest, Wanted};
+pub use router::{Answer, Method, Route, Service, failed};

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use slsml_model::{Dim, Signature, TensorSpec};
 
 /// The body of `GET /v2`.
-pub(crate) fn server() -> Value {
-    json!({ "name": "slsml", "version": env!("CARGO_PKG_VERSION"), "extensions": [] })
+pub(crate) fn server(extensions: &[&str]) -> Value {
+    json!({ "name": "slsml", "version": env!("CARGO_PKG_VERSION"), "extensions": extensions })
 }
 
 /// The body of `GET /v2/models/NAME`. A dynamic dimension is -1.

@@ -8,7 +8,7 @@ use slsml_model::{Data, Datatype, Dim, Signature, Tensor, TensorSpec};
 
 use crate::lift::lift;
 use crate::numbers;
-use crate::{Limits, ProtocolError};
+use crate::{Limits, ProtocolError, raw};
 
 /// A request that fits the signature: the tensors in the signature's order.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,8 +17,43 @@ pub struct InferRequest {
     pub id: Option<String>,
     /// One for each input of the signature, in its order.
     pub inputs: Vec<Tensor>,
-    /// Indices of the outputs asked for, in the order asked.
-    pub outputs: Vec<usize>,
+    /// The outputs asked for, in the order asked.
+    pub outputs: Vec<Wanted>,
+}
+
+/// An output that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its place in the signature.
+    pub index: usize,
+    /// Whether its elements follow the JSON as bytes.
+    pub binary: bool,
+}
+
+/// An input as it is given.
+#[derive(Debug)]
+pub struct GivenInput<'a> {
+    /// Which input it is.
+    pub name: String,
+    /// The length of each dimension.
+    pub shape: Vec<i64>,
+    /// The type of its elements, as the protocol names it.
+    pub datatype: String,
+    /// Its elements.
+    pub elements: Elements<'a>,
+}
+
+/// Elements as they are given.
+#[derive(Debug)]
+pub enum Elements<'a> {
+    /// In JSON.
+    Json(&'a RawValue),
+    /// Bytes, as [`crate::raw`] describes them.
+    Raw(&'a [u8]),
+    /// Read already.
+    Data(Data),
+    /// There are none.
+    Absent,
 }
 
 #[derive(Deserialize)]
@@ -28,9 +63,10 @@ struct Body<'a> {
     #[serde(borrow)]
     inputs: Vec<Input<'a>>,
     outputs: Option<Vec<Output>>,
+    #[serde(default)]
+    parameters: Parameters,
 }
 
-/// An input as it is given.
 #[derive(Deserialize)]
 #[serde(expecting = "an input with `name`, `shape`, `datatype` and `data`")]
 struct Input<'a> {
@@ -39,6 +75,16 @@ struct Input<'a> {
     datatype: String,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    #[serde(default)]
+    parameters: Parameters,
+}
+
+/// The parameters that mean something here; others are left alone.
+#[derive(Default, Deserialize)]
+struct Parameters {
+    binary_data_size: Option<usize>,
+    binary_data: Option<bool>,
+    binary_data_output: Option<bool>,
 }
 
 /// The number of elements, if it can be counted.
@@ -49,6 +95,8 @@ fn volume(shape: &[usize]) -> Option<usize> {
 #[derive(Deserialize)]
 struct Output {
     name: String,
+    #[serde(default)]
+    parameters: Parameters,
 }
 
 fn bad(message: impl Into<String>) -> ProtocolError {
@@ -62,62 +110,156 @@ impl InferRequest {
         signature: &Signature,
         limits: &Limits,
     ) -> Result<Self, ProtocolError> {
-        if body.len() > limits.body_bytes {
-            let (size, limit) = (body.len(), limits.body_bytes);
-            return Err(ProtocolError::TooLarge(format!(
-                "the body has {size} bytes, the limit is {limit}"
-            )));
-        }
+        check_size(body, limits)?;
         if body.iter().all(u8::is_ascii_whitespace) {
             return Err(bad("the body is empty; an infer request is JSON with `inputs`"));
         }
         // Errors are worded below: what was lifted is not what was sent.
         if let Some((rest, mut arrays)) = lift(body, signature, limits)
-            && let Ok(body) = serde_json::from_slice(&rest)
-            && let Ok(request) = Self::fit(body, signature, limits, Some(&mut arrays))
+            && let Ok(body) = serde_json::from_slice::<Body<'_>>(&rest)
+            && let Ok(request) = fit(body, signature, limits, |raw| take(raw, &mut arrays))
         {
             return Ok(request);
         }
-        let body: Body<'_> = serde_json::from_slice(body)
-            .map_err(|error| bad(format!("the body is not an infer request: {error}")))?;
-        Self::fit(body, signature, limits, None)
+        fit(json(body)?, signature, limits, Elements::Json)
     }
 
-    /// With `arrays` an input's data is a place among them.
-    fn fit(
-        body: Body<'_>,
+    /// The request in a body of so many bytes of JSON, which the elements of tensors follow, in
+    /// their order.
+    pub fn parse_binary(
+        body: &[u8],
+        json_length: usize,
         signature: &Signature,
         limits: &Limits,
-        arrays: Option<&mut [Option<Data>]>,
     ) -> Result<Self, ProtocolError> {
-        let outputs = wanted_outputs(body.outputs.as_deref(), signature)?;
-        let inputs = bind(body.inputs, signature, limits, arrays)?;
-        Ok(Self { id: body.id, inputs, outputs })
+        check_size(body, limits)?;
+        let (head, mut rest) = body.split_at_checked(json_length).ok_or_else(|| {
+            bad(format!(
+                "Inference-Header-Content-Length is {json_length}, the body has {} bytes",
+                body.len()
+            ))
+        })?;
+        let body = json(head)?;
+        let outputs = wanted_outputs(&body, signature)?;
+        let mut inputs = Vec::with_capacity(body.inputs.len());
+        for input in body.inputs {
+            let elements = match (input.data, input.parameters.binary_data_size) {
+                (Some(_), Some(_)) => {
+                    return Err(bad(format!(
+                        "input `{}` has both `data` and `binary_data_size`",
+                        input.name
+                    )));
+                }
+                (Some(data), None) => Elements::Json(data),
+                (None, None) => Elements::Absent,
+                (None, Some(size)) => {
+                    let (mine, others) = rest.split_at_checked(size).ok_or_else(|| {
+                        bad(format!(
+                            "input `{}` has a binary_data_size of {size}, {} bytes are left",
+                            input.name,
+                            rest.len()
+                        ))
+                    })?;
+                    rest = others;
+                    Elements::Raw(mine)
+                }
+            };
+            let Input { name, shape, datatype, .. } = input;
+            inputs.push(GivenInput { name, shape, datatype, elements });
+        }
+        if !rest.is_empty() {
+            return Err(bad(format!("{} bytes follow the last input's", rest.len())));
+        }
+        Ok(Self { id: body.id, inputs: bind(inputs, signature, limits)?, outputs })
+    }
+
+    /// A request from its parts. Outputs that are not named are all wanted.
+    pub fn bind(
+        id: Option<String>,
+        inputs: Vec<GivenInput<'_>>,
+        outputs: &[String],
+        signature: &Signature,
+        limits: &Limits,
+    ) -> Result<Self, ProtocolError> {
+        let outputs = outputs.iter().map(|name| (name.as_str(), true));
+        let outputs = wanted(outputs, true, signature)?;
+        Ok(Self { id, inputs: bind(inputs, signature, limits)?, outputs })
     }
 }
 
-fn wanted_outputs(
-    wanted: Option<&[Output]>,
-    signature: &Signature,
-) -> Result<Vec<usize>, ProtocolError> {
-    let all = &signature.outputs;
-    match wanted {
-        None | Some([]) => Ok((0..all.len()).collect()),
-        Some(wanted) => {
-            let mut indices = Vec::with_capacity(all.len());
-            for output in wanted {
-                let index =
-                    all.iter().position(|spec| spec.name == output.name).ok_or_else(|| {
-                        bad(format!("no output `{}`; the model gives {}", output.name, names(all)))
-                    })?;
-                if indices.contains(&index) {
-                    return Err(bad(format!("output `{}` is asked for twice", output.name)));
-                }
-                indices.push(index);
-            }
-            Ok(indices)
+fn check_size(body: &[u8], limits: &Limits) -> Result<(), ProtocolError> {
+    let (size, limit) = (body.len(), limits.body_bytes);
+    match size > limit {
+        true => {
+            Err(ProtocolError::TooLarge(format!("the body has {size} bytes, the limit is {limit}")))
         }
+        false => Ok(()),
     }
+}
+
+fn json(text: &[u8]) -> Result<Body<'_>, ProtocolError> {
+    serde_json::from_slice(text)
+        .map_err(|error| bad(format!("the body is not an infer request: {error}")))
+}
+
+/// What was lifted out of the text in this place.
+fn take<'a>(place: &RawValue, arrays: &mut [Option<Data>]) -> Elements<'a> {
+    let place = place.get().parse::<usize>().ok();
+    let lifted = place.and_then(|place| arrays.get_mut(place)?.take());
+    lifted.map_or(Elements::Absent, Elements::Data)
+}
+
+/// The request of a body whose elements are all in JSON, or were.
+fn fit<'a>(
+    body: Body<'a>,
+    signature: &Signature,
+    limits: &Limits,
+    mut elements: impl FnMut(&'a RawValue) -> Elements<'a>,
+) -> Result<InferRequest, ProtocolError> {
+    let outputs = wanted_outputs(&body, signature)?;
+    let given = |input: Input<'a>| {
+        let Input { name, shape, datatype, data, parameters } = input;
+        if data.is_none() && parameters.binary_data_size.is_some() {
+            return Err(bad(format!(
+                "input `{name}` has a binary_data_size, and the header Inference-Header-Content-Length \
+                 is missing"
+            )));
+        }
+        let elements = data.map_or(Elements::Absent, &mut elements);
+        Ok(GivenInput { name, shape, datatype, elements })
+    };
+    let inputs = body.inputs.into_iter().map(given).collect::<Result<_, _>>()?;
+    Ok(InferRequest { id: body.id, inputs: bind(inputs, signature, limits)?, outputs })
+}
+
+fn wanted_outputs(body: &Body<'_>, signature: &Signature) -> Result<Vec<Wanted>, ProtocolError> {
+    let all_binary = body.parameters.binary_data_output.unwrap_or(false);
+    let named = body.outputs.as_deref().unwrap_or_default().iter();
+    let named = named
+        .map(|output| (output.name.as_str(), output.parameters.binary_data.unwrap_or(all_binary)));
+    wanted(named, all_binary, signature)
+}
+
+fn wanted<'a>(
+    named: impl Iterator<Item = (&'a str, bool)>,
+    all_binary: bool,
+    signature: &Signature,
+) -> Result<Vec<Wanted>, ProtocolError> {
+    let all = &signature.outputs;
+    let mut outputs: Vec<Wanted> = Vec::with_capacity(all.len());
+    for (name, binary) in named {
+        let index = all.iter().position(|spec| spec.name == name).ok_or_else(|| {
+            bad(format!("no output `{name}`; the model gives {}", self::names(all)))
+        })?;
+        if outputs.iter().any(|output| output.index == index) {
+            return Err(bad(format!("output `{name}` is asked for twice")));
+        }
+        outputs.push(Wanted { index, binary });
+    }
+    if outputs.is_empty() {
+        outputs = (0..all.len()).map(|index| Wanted { index, binary: all_binary }).collect();
+    }
+    Ok(outputs)
 }
 
 fn names(specs: &[TensorSpec]) -> String {
@@ -126,10 +268,9 @@ fn names(specs: &[TensorSpec]) -> String {
 
 /// The request's inputs in the signature's order, each checked, named dimensions consistent.
 fn bind(
-    mut given: Vec<Input<'_>>,
+    mut given: Vec<GivenInput<'_>>,
     signature: &Signature,
     limits: &Limits,
-    mut arrays: Option<&mut [Option<Data>]>,
 ) -> Result<Vec<Tensor>, ProtocolError> {
     let mut named: HashMap<&str, usize> = HashMap::new();
     let mut tensors = Vec::with_capacity(signature.inputs.len());
@@ -143,7 +284,7 @@ fn bind(
         })?;
         let input = given.swap_remove(at);
         let shape = check_shape(&input, spec, &mut named)?;
-        tensors.push(read_tensor(input, spec, shape, limits, arrays.as_deref_mut())?);
+        tensors.push(read_tensor(input, spec, shape, limits)?);
     }
     match given.first() {
         None => Ok(tensors),
@@ -158,7 +299,7 @@ fn bind(
 }
 
 fn check_shape<'s>(
-    input: &Input<'_>,
+    input: &GivenInput<'_>,
     spec: &'s TensorSpec,
     named: &mut HashMap<&'s str, usize>,
 ) -> Result<Vec<usize>, ProtocolError> {
@@ -191,11 +332,10 @@ fn check_shape<'s>(
 }
 
 fn read_tensor(
-    input: Input<'_>,
+    input: GivenInput<'_>,
     spec: &TensorSpec,
     shape: Vec<usize>,
     limits: &Limits,
-    arrays: Option<&mut [Option<Data>]>,
 ) -> Result<Tensor, ProtocolError> {
     let name = &input.name;
     let datatype = datatype(&input.datatype).ok_or_else(|| {
@@ -213,15 +353,12 @@ fn read_tensor(
             "input `{name}` of shape {shape:?} has more elements than the limit of {limit}"
         ))
     })?;
-    let missing = || bad(format!("input `{name}` has no data"));
-    let raw = input.data.ok_or_else(missing)?;
-    let data = match arrays {
-        Some(arrays) => {
-            let place = raw.get().parse::<usize>().ok().and_then(|place| arrays.get_mut(place));
-            place.and_then(Option::take).ok_or_else(missing)?
-        }
-        None => numbers::read(raw, datatype, &shape, volume)
-            .map_err(|error| bad(format!("the data of input `{name}`: {error}")))?,
+    let unfit = |error| bad(format!("the data of input `{name}`: {error}"));
+    let data = match input.elements {
+        Elements::Data(data) => data,
+        Elements::Absent => return Err(bad(format!("input `{name}` has no data"))),
+        Elements::Raw(bytes) => raw::read(bytes, datatype, volume).map_err(unfit)?,
+        Elements::Json(json) => numbers::read(json, datatype, &shape, volume).map_err(unfit)?,
     };
     let found = data.len();
     Tensor::new(shape, data).map_err(|_| {

@@ -16,13 +16,15 @@ pub enum Method {
     Other,
 }
 
-/// What is sent back. The body is JSON.
+/// What is sent back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The JSON body.
+    /// The body: JSON.
     pub body: Vec<u8>,
+    /// How much of the body is JSON, if elements of tensors follow it as bytes.
+    pub json_length: Option<usize>,
     /// The class or range each item's answer fell into, where that is counted.
     pub predictions: Vec<u8>,
 }
@@ -40,70 +42,100 @@ pub struct Service {
     pub limits: Limits,
     /// Which answers are counted.
     pub counted: Option<CountedOutput>,
+    /// The protocol's extensions that whoever carries requests offers.
+    pub extensions: &'static [&'static str],
+}
+
+/// What a method and a path ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Something that is known.
+    Known(Answer),
+    /// A run of the model.
+    Infer,
 }
 
 impl From<ProtocolError> for Answer {
     fn from(error: ProtocolError) -> Self {
-        Self { status: error.status(), body: error.body(), predictions: Vec::new() }
+        Self::json(error.status(), error.body())
+    }
+}
+
+impl Answer {
+    fn json(status: u16, body: Vec<u8>) -> Answer {
+        Answer { status, body, json_length: None, predictions: Vec::new() }
     }
 }
 
 impl Service {
     /// The answer to one HTTP request. `path` is without the query.
     pub fn answer(&self, method: Method, path: &str, body: impl AsRef<[u8]>) -> Answer {
-        self.route(method, path, body).unwrap_or_else(Answer::from)
+        match self.route(method, path) {
+            Ok(Route::Known(answer)) => answer,
+            Ok(Route::Infer) => self.infer(body).unwrap_or_else(Answer::from),
+            Err(error) => error.into(),
+        }
     }
 
     /// Runs one infer request: a JSON body in, a JSON body out.
     pub fn infer(&self, body: impl AsRef<[u8]>) -> Result<Answer, ProtocolError> {
-        let signature = self.model.signature();
-        let request = InferRequest::parse(body.as_ref(), signature, &self.limits)?;
+        let mut request = InferRequest::parse(body.as_ref(), self.model.signature(), &self.limits)?;
         // The run can have its memory.
         drop(body);
-        let tensors = self.model.run(request.inputs).map_err(|error| match error {
-            RunError::Failed(_) | RunError::Panicked(_) => ProtocolError::Failed(error.to_string()),
-        })?;
-        let body = InferAnswer {
+        let inputs = std::mem::take(&mut request.inputs);
+        let tensors = self.model.run(inputs).map_err(|error| failed(&error))?;
+        self.infer_answer(&request, &tensors)
+    }
+
+    /// The answer to a request that the model answered so.
+    pub fn infer_answer(
+        &self,
+        request: &InferRequest,
+        tensors: &[Tensor],
+    ) -> Result<Answer, ProtocolError> {
+        let (body, json_length) = self.named(request, tensors).to_bytes()?;
+        Ok(Answer { status: 200, body, json_length, predictions: self.predictions(tensors) })
+    }
+
+    /// The model's answer with what it is to be called.
+    pub fn named<'a>(
+        &'a self,
+        request: &'a InferRequest,
+        tensors: &'a [Tensor],
+    ) -> InferAnswer<'a> {
+        InferAnswer {
             model_name: &self.name,
             model_version: &self.version,
             id: request.id.as_deref(),
-            signature,
+            signature: self.model.signature(),
             outputs: &request.outputs,
-            tensors: &tensors,
+            tensors,
         }
-        .to_json()?;
-        Ok(Answer { status: 200, body, predictions: self.predictions(&tensors) })
     }
 
-    fn predictions(&self, tensors: &[Tensor]) -> Vec<u8> {
+    /// The class or range each item's answer fell into, where that is counted.
+    pub fn predictions(&self, tensors: &[Tensor]) -> Vec<u8> {
         let Some(counted) = &self.counted else { return Vec::new() };
         let mut outputs = self.model.signature().outputs.iter().zip(tensors);
         let found = outputs.find(|(spec, _)| spec.name == counted.output);
         found.map(|(_, tensor)| counted.bins(tensor)).unwrap_or_default()
     }
 
-    fn route(
-        &self,
-        method: Method,
-        path: &str,
-        body: impl AsRef<[u8]>,
-    ) -> Result<Answer, ProtocolError> {
+    /// What a method and a path ask for.
+    pub fn route(&self, method: Method, path: &str) -> Result<Route, ProtocolError> {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let read = |value: Value| match method {
-            Method::Get => {
-                let body = value.to_string().into_bytes();
-                Ok(Answer { status: 200, body, predictions: Vec::new() })
-            }
+            Method::Get => Ok(Route::Known(Answer::json(200, value.to_string().into_bytes()))),
             _ => Err(ProtocolError::MethodNotAllowed(format!("{path} takes GET"))),
         };
         match parts.as_slice() {
-            ["v2"] => read(metadata::server()),
+            ["v2"] => read(metadata::server(self.extensions)),
             ["v2", "health", "live"] => read(json!({ "live": true })),
             ["v2", "health", "ready"] => read(json!({ "ready": true })),
             ["v2", "models", rest @ ..] => match self.in_model(rest)? {
                 [] => read(metadata::model(&self.name, &self.version, self.model.signature())),
                 ["ready"] => read(json!({ "name": self.name, "ready": true })),
-                ["infer"] if method == Method::Post => self.infer(body),
+                ["infer"] if method == Method::Post => Ok(Route::Infer),
                 ["infer"] => Err(ProtocolError::MethodNotAllowed(format!("{path} takes POST"))),
                 _ => Err(not_found(path)),
             },
@@ -125,6 +157,13 @@ impl Service {
             [_, rest @ ..] => Ok(rest),
             [] => unknown(format!("name a model: /v2/models/{}", self.name)),
         }
+    }
+}
+
+/// A run that failed, as the protocol says it.
+pub fn failed(error: &RunError) -> ProtocolError {
+    match error {
+        RunError::Failed(_) | RunError::Panicked(_) => ProtocolError::Failed(error.to_string()),
     }
 }
 

@@ -49,8 +49,8 @@ fn inputs_are_ordered_as_the_signature_is_and_outputs_as_they_are_asked_for() {
     assert_eq!(read.id.as_deref(), Some("me"));
     assert_eq!(read.inputs[0].data(), &Data::Fp32(vec![1.0, 2.5, 3.0, -4.0]));
     assert_eq!(read.inputs[1].data(), &Data::Int64(vec![7, 8]));
-    assert_eq!(read.outputs, [1, 0]);
-    assert_eq!(parse(&request(json!([1, 2]), json!([7]))).unwrap().outputs, [0, 1]);
+    assert_eq!(indices(&read), [1, 0]);
+    assert_eq!(indices(&parse(&request(json!([1, 2]), json!([7]))).unwrap()), [0, 1]);
 }
 
 #[test]
@@ -168,5 +168,71 @@ proptest! {
         let at = at % bytes.len();
         bytes[at] = with;
         let _ = InferRequest::parse(&bytes, &signature(), &Limits::default());
+    }
+}
+
+fn indices(request: &InferRequest) -> Vec<usize> {
+    request.outputs.iter().map(|wanted| wanted.index).collect()
+}
+
+/// A request whose x is bytes, and where its JSON ends.
+fn binary(x: &[f32], size: usize, more: &[u8]) -> (Vec<u8>, usize) {
+    let head = json!({
+        "parameters": { "binary_data_output": true },
+        "outputs": [{ "name": "z" }, { "name": "y", "parameters": { "binary_data": false } }],
+        "inputs": [
+            { "name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": { "binary_data_size": size } },
+            { "name": "n", "shape": [1], "datatype": "INT64", "data": [7] },
+        ],
+    });
+    let mut body = head.to_string().into_bytes();
+    let length = body.len();
+    x.iter().for_each(|value| body.extend_from_slice(&value.to_le_bytes()));
+    body.extend_from_slice(more);
+    (body, length)
+}
+
+fn parse_binary((body, length): (Vec<u8>, usize)) -> Result<InferRequest, ProtocolError> {
+    InferRequest::parse_binary(&body, length, &signature(), &Limits::default())
+}
+
+#[test]
+fn elements_may_follow_the_json_as_bytes() {
+    let read = parse_binary(binary(&[1.5, -2.0], 8, &[])).unwrap();
+    assert_eq!(read.inputs[0].data(), &Data::Fp32(vec![1.5, -2.0]));
+    assert_eq!(read.inputs[1].data(), &Data::Int64(vec![7]));
+    let wanted: Vec<(usize, bool)> =
+        read.outputs.iter().map(|wanted| (wanted.index, wanted.binary)).collect();
+    assert_eq!(wanted, [(1, true), (0, false)]);
+}
+
+#[test]
+fn bytes_that_do_not_fit_are_refused_with_the_reason() {
+    let (body, length) = binary(&[1.0, 2.0], 8, &[]);
+    let table = [
+        (binary(&[1.0, 2.0], 8, &[0]), "1 bytes follow the last input's"),
+        (binary(&[1.0], 8, &[]), "binary_data_size of 8, 4 bytes are left"),
+        (binary(&[1.0], 4, &[]), "it has 4 bytes, 2 elements of FP32 have 8"),
+        (binary(&[1.0, 2.0], usize::MAX, &[]), "8 bytes are left"),
+        ((body.clone(), body.len() + 1), "Inference-Header-Content-Length is"),
+        ((body.clone(), length - 1), "not an infer request"),
+        ((body.clone(), 0), "not an infer request"),
+    ];
+    for (request, says) in table {
+        let error = parse_binary(request).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}, not {says}");
+    }
+    let error = InferRequest::parse(&body[..length], &signature(), &Limits::default());
+    assert!(error.unwrap_err().to_string().contains("Inference-Header-Content-Length is missing"));
+}
+
+proptest! {
+    #[test]
+    fn hostile_bytes_after_the_json_never_panic(
+        more in proptest::collection::vec(proptest::num::u8::ANY, 0..40), size in 0usize..40, cut in 0usize..400,
+    ) {
+        let (body, length) = binary(&[], size, &more);
+        let _refused_or_read = parse_binary((body.clone(), length));
+        let _refused_or_read = parse_binary((body, cut));
     }
 }

@@ -106,6 +106,31 @@ impl Data {
     }
 }
 
+impl Data {
+    /// Appends elements of the same type; none if they are of another.
+    fn append(&mut self, more: &Data) -> Option<()> {
+        macro_rules! append {
+            ($($kind:ident)*) => {
+                match (self, more) {
+                    $((Data::$kind(all), Data::$kind(more)) => all.extend_from_slice(more),)*
+                    _ => return None,
+                }
+            };
+        }
+        append!(Bool Uint8 Uint16 Uint32 Uint64 Int8 Int16 Int32 Int64 Fp16 Fp32 Fp64 Bytes);
+        Some(())
+    }
+
+    fn slice(&self, range: std::ops::Range<usize>) -> Data {
+        macro_rules! slice {
+            ($($kind:ident)*) => {
+                match self { $(Data::$kind(all) => Data::$kind(all[range].to_vec()),)* }
+            };
+        }
+        slice!(Bool Uint8 Uint16 Uint32 Uint64 Int8 Int16 Int32 Int64 Fp16 Fp32 Fp64 Bytes)
+    }
+}
+
 /// A shape and as many elements as it asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
@@ -147,6 +172,39 @@ impl Tensor {
     /// The elements' type.
     pub fn datatype(&self) -> Datatype {
         self.data.datatype()
+    }
+
+    /// Tensors one after the other along the first dimension; none if there are none, or they differ
+    /// in type or in another dimension.
+    pub fn stack(tensors: &[&Tensor]) -> Option<Tensor> {
+        let first = tensors.first()?;
+        let rest = first.shape.get(1..)?;
+        let mut stacked = Tensor { shape: first.shape.clone(), data: first.data.clone() };
+        for tensor in &tensors[1..] {
+            if tensor.shape.get(1..)? != rest {
+                return None;
+            }
+            stacked.shape[0] += tensor.shape[0];
+            stacked.data.append(&tensor.data)?;
+        }
+        Some(stacked)
+    }
+
+    /// So many rows of the first dimension each; none if that is not all there are.
+    pub fn split(&self, rows: &[usize]) -> Option<Vec<Tensor>> {
+        let (all, rest) = self.shape.split_first()?;
+        if rows.iter().sum::<usize>() != *all {
+            return None;
+        }
+        let row: usize = rest.iter().product();
+        let mut from = 0;
+        let part = |&rows: &usize| {
+            let shape = std::iter::once(rows).chain(rest.iter().copied()).collect();
+            let data = self.data.slice(from..from + rows * row);
+            from += rows * row;
+            Tensor { shape, data }
+        };
+        Some(rows.iter().map(part).collect())
     }
 
     pub(crate) fn into_tract(self) -> tract::TractResult<tract::Tensor> {

@@ -27,6 +27,7 @@ pub(crate) fn service() -> Result<Service, Error> {
         model,
         limits: Limits::default(),
         counted: manifest.counted,
+        extensions: &[],
     })
 }
 

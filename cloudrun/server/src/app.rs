@@ -1,0 +1,85 @@
+//! Everything an answer needs.
+
+use std::sync::Arc;
+
+use slsml_inference::{InferRequest, Limits, ProtocolError, Service, failed};
+use slsml_model::{MANIFEST_FILE, MODEL_FILE, Manifest, Model, Tensor};
+use tokio::sync::oneshot;
+
+use crate::batch::Batches;
+use crate::queue::{Full, Job, Queue};
+use crate::settings::Settings;
+use crate::stats::Stats;
+use crate::{log, workers};
+
+/// A warm-up run is not worth more memory than this many input elements.
+const WARM_UP_ELEMENTS: usize = 16 << 20;
+
+pub(crate) struct App {
+    pub(crate) service: Service,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) settings: Settings,
+}
+
+/// Why a request has no answer of the model's.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// There is no room for it.
+    Busy,
+    /// Something else.
+    Protocol(ProtocolError),
+}
+
+impl From<ProtocolError> for Refusal {
+    fn from(error: ProtocolError) -> Refusal {
+        Refusal::Protocol(error)
+    }
+}
+
+impl App {
+    /// Loads the model and starts its threads.
+    pub(crate) fn load(settings: &Settings) -> Result<Arc<App>, Box<dyn std::error::Error>> {
+        let manifest = Manifest::read(&settings.model.join(MANIFEST_FILE))?;
+        let model = Model::load_to_serve(&settings.model.join(MODEL_FILE))?;
+        if settings.warm_up {
+            warm_up(&model);
+        }
+        let stats = Stats::new();
+        let queue = Arc::new(Queue::new(settings.threads));
+        let batches = Arc::new(Batches::of(model.signature(), settings.batch_size));
+        let (threads, delay) = (settings.threads, settings.batch_delay);
+        workers::start(threads, delay, &model, &batches, &queue, &stats)?;
+        let service = Service {
+            name: manifest.name,
+            // Cloud Run's name of the revision says which release answered.
+            version: std::env::var("K_REVISION").unwrap_or_else(|_| "1".into()),
+            model,
+            limits: Limits { body_bytes: settings.body_bytes, ..Limits::default() },
+            counted: manifest.counted,
+            extensions: &["binary_tensor_data"],
+        };
+        Ok(Arc::new(App { service, queue, stats, settings: settings.clone() }))
+    }
+
+    /// Runs the model for a request once a thread is free.
+    pub(crate) async fn run(&self, request: &mut InferRequest) -> Result<Vec<Tensor>, Refusal> {
+        let inputs = std::mem::take(&mut request.inputs);
+        let (reply, answer) = oneshot::channel();
+        self.queue.push(Job { inputs, reply }).map_err(|Full| Refusal::Busy)?;
+        match answer.await {
+            Ok(Ok(tensors)) => Ok(tensors),
+            Ok(Err(error)) => Err(failed(&error).into()),
+            Err(_) => Err(ProtocolError::Failed("the thread that ran it ended".into()).into()),
+        }
+    }
+}
+
+fn warm_up(model: &Model) {
+    if let Some(inputs) = model.signature().zeros(WARM_UP_ELEMENTS)
+        && let Err(error) = model.run(inputs)
+    {
+        // Zeros may be input the model refuses; a request will tell.
+        log::error("the warm-up run failed", &error.to_string());
+    }
+}

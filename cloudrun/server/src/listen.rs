@@ -1,0 +1,145 @@
+//! One port for everything: HTTP/1.1, HTTP/2 without TLS, and gRPC on it. And how it ends: once the
+//! container is told to stop, what is in flight is answered.
+
+use std::convert::Infallible;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::body::Body;
+
+use crate::app::App;
+use crate::settings::Settings;
+use crate::{grpc, log, rest};
+
+/// The most bytes of a request's headers.
+const HEADER_BYTES: usize = 64 << 10;
+
+/// How many requests one HTTP/2 connection may have at once.
+const STREAMS: u32 = 256;
+
+/// How long a client may be silent within a request's headers.
+const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long nothing must have come before a server that is to stop stops listening.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// Listens until the container is told to stop, and answers what is in flight then.
+pub(crate) async fn serve(app: Arc<App>, settings: &Settings) -> std::io::Result<()> {
+    let listener = bind(settings.port).await?;
+    let mut stop = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    log::note(&format!("listening on port {}", listener.local_addr()?.port()));
+    let connections =
+        Connections { app, draining: Arc::default(), graceful: GracefulShutdown::new() };
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => connections.take(accepted).await,
+            _ = stop.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    log::note("told to stop; requests in flight are answered");
+    connections.drain(listener, settings.drain).await;
+    Ok(())
+}
+
+/// All addresses, of both families where there are two.
+async fn bind(port: u16) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind(("0.0.0.0", port)).await,
+    }
+}
+
+struct Connections {
+    app: Arc<App>,
+    /// Whether each answer is the last of its connection.
+    draining: Arc<AtomicBool>,
+    graceful: GracefulShutdown,
+}
+
+impl Connections {
+    async fn take(&self, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
+        let Ok((stream, _)) = accepted else {
+            // Out of file descriptors, most likely: others may be closed soon.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            return;
+        };
+        // Answers come in one piece; failing to say so costs time, nothing else.
+        let _ = stream.set_nodelay(true);
+        let (app, draining) = (self.app.clone(), self.draining.clone());
+        let service = hyper::service::service_fn(move |request| {
+            answer(app.clone(), draining.clone(), request)
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_WITHIN)
+            .max_buf_size(HEADER_BYTES)
+            .http2()
+            .timer(TokioTimer::new())
+            .max_header_list_size(HEADER_BYTES as u32)
+            .max_concurrent_streams(STREAMS)
+            .keep_alive_interval(Duration::from_secs(30))
+            .adaptive_window(true);
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = self.graceful.watch(connection);
+        tokio::spawn(async move {
+            // A client that goes away is no error of ours.
+            let _ = connection.await;
+        });
+    }
+
+    /// Answers what is in flight or still comes, closes connections with their next answer, and
+    /// stops listening once nothing has come for a moment.
+    async fn drain(self, listener: TcpListener, limit: Duration) {
+        self.draining.store(true, Ordering::Relaxed);
+        let end = Instant::now() + limit;
+        let mut quiet_since = Instant::now();
+        while Instant::now() < end && quiet_since.elapsed() < QUIET {
+            let accepted = tokio::time::timeout(QUIET / 10, listener.accept()).await;
+            if let Ok(accepted) = accepted {
+                self.take(accepted).await;
+                quiet_since = Instant::now();
+            }
+            if self.app.stats.in_flight() > 0 {
+                quiet_since = Instant::now();
+            }
+        }
+        drop(listener);
+        let left = end.saturating_duration_since(Instant::now());
+        let finished = tokio::time::timeout(left, self.graceful.shutdown()).await;
+        if finished.is_err() {
+            let cut = self.app.stats.in_flight();
+            log::error("requests were cut off", &format!("{cut} took longer than {limit:?}"));
+        }
+        self.app.queue.close();
+    }
+}
+
+async fn answer(
+    app: Arc<App>,
+    draining: Arc<AtomicBool>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let version = request.version();
+    let mut response = match grpc::is_grpc(request.headers()) {
+        true => grpc::answer(app, request).await,
+        false => rest::answer(app, request).await.map(Body::new),
+    };
+    if draining.load(Ordering::Relaxed) && version < Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}

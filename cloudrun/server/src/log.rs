@@ -1,0 +1,137 @@
+//! Logs are JSON, one object a line, on standard output, with the fields Cloud Logging knows:
+//! <https://cloud.google.com/logging/docs/structured-logging>.
+
+use std::io::Write;
+use std::time::Duration;
+
+use http::HeaderMap;
+use serde_json::{Value, json};
+
+/// Writes one line. This and nothing else in the binary prints.
+pub(crate) fn line(value: &Value) {
+    let mut text = value.to_string();
+    text.push('\n');
+    // Nobody is left to tell if the log cannot be written.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+pub(crate) fn error(message: &str, cause: &str) {
+    line(&json!({ "severity": "ERROR", "message": message, "error": cause }));
+}
+
+pub(crate) fn note(message: &str) {
+    line(&json!({ "severity": "INFO", "message": message }));
+}
+
+/// A panic becomes a line too; whoever caught it decides what it means.
+pub(crate) fn panics_as_json() {
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map(ToString::to_string);
+        let text = panic.payload_as_str().unwrap_or("no message");
+        line(&json!({ "severity": "CRITICAL", "message": "panic", "error": text, "at": at }));
+    }));
+}
+
+/// Where a request belongs in a trace: the trace's id and the caller's span, hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TraceContext {
+    pub(crate) trace: String,
+    pub(crate) span: String,
+}
+
+impl TraceContext {
+    /// As the headers say it: W3C's `traceparent`, or Google's own `X-Cloud-Trace-Context`.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<TraceContext> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let is_hex = |text: &str, length: usize| {
+            text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        if let Some(parent) = text("traceparent") {
+            let mut parts = parent.split('-');
+            let (_, trace, span) = (parts.next()?, parts.next()?, parts.next()?);
+            return (is_hex(trace, 32) && is_hex(span, 16))
+                .then(|| TraceContext { trace: trace.into(), span: span.into() });
+        }
+        let (trace, rest) = text("x-cloud-trace-context")?.split_once('/')?;
+        let span: u64 = rest.split(';').next()?.parse().ok()?;
+        is_hex(trace, 32)
+            .then(|| TraceContext { trace: trace.into(), span: format!("{span:016x}") })
+    }
+}
+
+/// What became of one request.
+pub(crate) struct Access<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) status: u16,
+    pub(crate) request_bytes: usize,
+    pub(crate) response_bytes: usize,
+    pub(crate) latency: Duration,
+    pub(crate) error: Option<&'a str>,
+    pub(crate) trace: Option<&'a TraceContext>,
+    pub(crate) project: Option<&'a str>,
+}
+
+impl Access<'_> {
+    pub(crate) fn log(&self) {
+        line(&self.line());
+    }
+
+    fn line(&self) -> Value {
+        let severity = match self.status {
+            500.. => "ERROR",
+            400.. => "WARNING",
+            _ => "INFO",
+        };
+        let mut line = json!({
+            "severity": severity,
+            "httpRequest": {
+                "requestMethod": self.method,
+                "requestUrl": self.path,
+                "status": self.status,
+                "requestSize": self.request_bytes.to_string(),
+                "responseSize": self.response_bytes.to_string(),
+                "latency": format!("{:.6}s", self.latency.as_secs_f64()),
+            },
+        });
+        if let Some(error) = self.error {
+            line["message"] = json!(error);
+        }
+        if let Some(TraceContext { trace, span }) = self.trace {
+            let name = match self.project {
+                Some(project) => format!("projects/{project}/traces/{trace}"),
+                None => trace.clone(),
+            };
+            line["logging.googleapis.com/trace"] = json!(name);
+            line["logging.googleapis.com/spanId"] = json!(span);
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    fn context(name: &'static str, value: &str) -> Option<TraceContext> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        TraceContext::of(&headers)
+    }
+
+    #[test]
+    fn traces_are_found_in_both_headers() {
+        let expected = Some(TraceContext { trace: TRACE.into(), span: "00f067aa0ba902b7".into() });
+        assert_eq!(context("traceparent", &format!("00-{TRACE}-00f067aa0ba902b7-01")), expected);
+        let google = format!("{TRACE}/{};o=1", 0x00f0_67aa_0ba9_02b7_u64);
+        assert_eq!(context("x-cloud-trace-context", &google), expected);
+        for wrong in ["", "00", "00-xyz-1-01", "a/b"] {
+            assert_eq!(context("traceparent", wrong), None);
+            assert_eq!(context("x-cloud-trace-context", wrong), None);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Requests that wait for a run. Their number is bounded: when more come than can be answered, most
+//! are refused at once, and those that are not are answered about as fast as ever.
+//!
+//! A burst may wait, a crowd may not: once the queue has been long for a while it is cut to one
+//! request for each thread, until the threads have had nothing to do for a moment. The idea is that
+//! of K. Nichols and V. Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012: a queue that
+//! never empties serves nobody.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use slsml_model::{RunError, Tensor};
+use tokio::sync::oneshot;
+
+/// How many requests may wait in a burst.
+const BURST: usize = 256;
+
+/// How long the queue may be long.
+const LONG: Duration = Duration::from_millis(100);
+
+/// How long the threads must have been without work before bursts are taken again.
+const REST: Duration = Duration::from_millis(10);
+
+/// A request that waits for its run.
+pub(crate) struct Job {
+    pub(crate) inputs: Vec<Tensor>,
+    pub(crate) reply: oneshot::Sender<Result<Vec<Tensor>, RunError>>,
+}
+
+/// The queue is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+pub(crate) struct Queue {
+    threads: usize,
+    inner: Mutex<Inner>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct Inner {
+    jobs: VecDeque<Job>,
+    closed: bool,
+    /// Since when more wait than there are threads.
+    long_since: Option<Instant>,
+    /// Whether bursts are refused.
+    cut: bool,
+}
+
+impl Queue {
+    pub(crate) fn new(threads: usize) -> Queue {
+        Queue { threads, inner: Mutex::default(), filled: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    /// Whether one more would be refused now.
+    pub(crate) fn is_full(&self) -> bool {
+        self.lock().is_full(self.threads)
+    }
+
+    /// Puts a request at the end.
+    pub(crate) fn push(&self, job: Job) -> Result<(), Full> {
+        let mut inner = self.lock();
+        inner.measure(self.threads, Instant::now());
+        if inner.is_full(self.threads) {
+            return Err(Full);
+        }
+        inner.jobs.push_back(job);
+        drop(inner);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// The next request, and those behind it that `fits` lets run with it, for which it waits so
+    /// long; none once the queue is closed and empty.
+    pub(crate) fn take(
+        &self,
+        delay: Duration,
+        mut fits: impl FnMut(&[Job], &Job) -> bool,
+    ) -> Option<Vec<Job>> {
+        let mut inner = self.lock();
+        let idle_since = Instant::now();
+        let first = loop {
+            if let Some(job) = inner.jobs.pop_front() {
+                break job;
+            }
+            if inner.closed {
+                return None;
+            }
+            inner.long_since = None;
+            inner = self.filled.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        };
+        if idle_since.elapsed() >= REST {
+            inner.cut = false;
+        }
+        let mut jobs = vec![first];
+        let end = Instant::now() + delay;
+        loop {
+            while inner.jobs.front().is_some_and(|next| fits(&jobs, next)) {
+                jobs.extend(inner.jobs.pop_front());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || !inner.jobs.is_empty() || inner.closed {
+                break;
+            }
+            let waited = self.filled.wait_timeout(inner, left);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        inner.measure(self.threads, Instant::now());
+        let more = !inner.jobs.is_empty();
+        drop(inner);
+        // Somebody else may have been woken for what is still here.
+        if more {
+            self.filled.notify_one();
+        }
+        Some(jobs)
+    }
+
+    /// Lets threads end once nothing waits any more.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_all();
+    }
+}
+
+impl Inner {
+    fn is_full(&self, threads: usize) -> bool {
+        self.jobs.len() >= if self.cut { threads } else { BURST }
+    }
+
+    fn measure(&mut self, threads: usize, now: Instant) {
+        if self.jobs.len() <= threads {
+            self.long_since = None;
+        } else if now.duration_since(*self.long_since.get_or_insert(now)) > LONG {
+            self.cut = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn job() -> Job {
+        Job { inputs: Vec::new(), reply: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn a_burst_waits_and_a_crowd_is_refused_until_there_is_rest() {
+        let queue = Queue::new(2);
+        (0..BURST).for_each(|_| queue.push(job()).unwrap());
+        assert_eq!(queue.push(job()), Err(Full));
+        queue.lock().long_since = Some(Instant::now() - 2 * LONG);
+        queue.take(Duration::ZERO, |_, _| false).unwrap();
+        assert!(queue.lock().cut);
+        while queue.len() > 2 {
+            queue.take(Duration::ZERO, |_, _| false).unwrap();
+        }
+        assert_eq!(queue.push(job()), Err(Full), "one for each thread");
+        queue.take(Duration::ZERO, |_, _| true).unwrap();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| queue.take(Duration::ZERO, |_, _| false));
+            std::thread::sleep(3 * REST);
+            queue.push(job()).unwrap();
+            waits.join().unwrap().unwrap();
+        });
+        (0..10).for_each(|_| queue.push(job()).unwrap());
+    }
+
+    #[test]
+    fn a_closed_queue_is_emptied_first() {
+        let queue = Queue::new(1);
+        queue.push(job()).unwrap();
+        queue.close();
+        assert_eq!(queue.take(Duration::from_secs(9), |_, _| false).unwrap().len(), 1);
+        assert!(queue.take(Duration::ZERO, |_, _| false).is_none());
+    }
+
+    #[test]
+    fn what_fits_runs_together_and_waits_no_longer_than_it_is_told() {
+        let queue = Queue::new(1);
+        (0..5).for_each(|_| queue.push(job()).unwrap());
+        let took = queue.take(Duration::ZERO, |jobs, _| jobs.len() < 3).unwrap();
+        assert_eq!((took.len(), queue.len()), (3, 2));
+        let began = Instant::now();
+        queue.take(Duration::from_millis(20), |_, _| true).unwrap();
+        assert!(began.elapsed() >= Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,195 @@
+//! The protocol over HTTP.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use slsml_inference::{Answer, InferRequest, Method, ProtocolError, Route};
+
+use crate::app::{App, Refusal};
+use crate::encoding;
+use crate::log::{Access, TraceContext};
+
+/// Where an infer request's JSON ends and its tensors' bytes begin.
+const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// Answers one request that is not gRPC's.
+pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let began = Instant::now();
+    let _in_flight = app.stats.begin();
+    let (parts, body) = request.into_parts();
+    if parts.uri.path() == "/metrics" && parts.method == http::Method::GET {
+        return metrics(&app);
+    }
+    let mut received = 0;
+    let answered = respond(&app, &parts, body, &mut received).await;
+    let error = answered.as_ref().err().map(message);
+    let response = answered.unwrap_or_else(|refusal| refused(&refusal));
+    let status = response.status().as_u16();
+    let latency = began.elapsed();
+    app.stats.answered("rest", status, latency);
+    if app.settings.access_log {
+        Access {
+            method: parts.method.as_str(),
+            path: parts.uri.path(),
+            status,
+            request_bytes: received,
+            response_bytes: response.body().size(),
+            latency,
+            error: error.as_deref(),
+            trace: TraceContext::of(&parts.headers).as_ref(),
+            project: app.settings.project.as_deref(),
+        }
+        .log();
+    }
+    response
+}
+
+trait Size {
+    fn size(&self) -> usize;
+}
+
+impl Size for Full<Bytes> {
+    fn size(&self) -> usize {
+        use hyper::body::Body;
+        self.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX))
+    }
+}
+
+async fn respond(
+    app: &App,
+    parts: &Parts,
+    body: Incoming,
+    received: &mut usize,
+) -> Result<Response<Full<Bytes>>, Refusal> {
+    let method = match parts.method {
+        http::Method::GET | http::Method::HEAD => Method::Get,
+        http::Method::POST => Method::Post,
+        _ => Method::Other,
+    };
+    match app.service.route(method, parts.uri.path())? {
+        Route::Known(answer) => Ok(response(&parts.headers, answer)),
+        Route::Infer => {
+            // Better before a body is kept than after it.
+            if app.queue.is_full() {
+                discard(body).await;
+                return Err(Refusal::Busy);
+            }
+            let body = receive(app, body).await?;
+            *received = body.len();
+            let answer = infer(app, &parts.headers, body).await?;
+            app.stats.predicted(&answer.predictions);
+            Ok(response(&parts.headers, answer))
+        }
+    }
+}
+
+async fn infer(app: &App, headers: &HeaderMap, body: Bytes) -> Result<Answer, Refusal> {
+    let limits = &app.service.limits;
+    let signature = app.service.model.signature();
+    let plain = encoding::decompressed(headers, &body, limits.body_bytes)?;
+    let whole = plain.as_deref().unwrap_or(&body);
+    let mut request = match json_length(headers)? {
+        Some(length) => InferRequest::parse_binary(whole, length, signature, limits)?,
+        None => InferRequest::parse(whole, signature, limits)?,
+    };
+    // The run can have its memory.
+    drop((plain, body));
+    let tensors = app.run(&mut request).await?;
+    Ok(app.service.infer_answer(&request, &tensors)?)
+}
+
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, ProtocolError> {
+    let Some(value) = headers.get(JSON_LENGTH) else { return Ok(None) };
+    let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    length.map(Some).ok_or_else(|| {
+        ProtocolError::BadRequest("Inference-Header-Content-Length is no number of bytes".into())
+    })
+}
+
+/// The whole body, within its limits of size and time.
+async fn receive(app: &App, body: Incoming) -> Result<Bytes, Refusal> {
+    let limit = app.settings.body_bytes;
+    let whole = tokio::time::timeout(app.settings.receive, Limited::new(body, limit).collect());
+    match whole.await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            let message = format!("the body has more than {limit} bytes, which is the limit");
+            Err(ProtocolError::TooLarge(message).into())
+        }
+        Ok(Err(error)) => {
+            Err(ProtocolError::BadRequest(format!("the body broke off: {error}")).into())
+        }
+        Err(_) => Err(ProtocolError::BadRequest(format!(
+            "the body did not arrive within {} s",
+            app.settings.receive.as_secs()
+        ))
+        .into()),
+    }
+}
+
+/// Takes a body in without keeping it: whoever sends it reads the answer only then.
+async fn discard(mut body: Incoming) {
+    while let Some(Ok(_)) = body.frame().await {}
+}
+
+fn response(asked: &HeaderMap, answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() =
+        StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    let kind = match answer.json_length {
+        None => "application/json",
+        Some(length) => {
+            headers.insert(JSON_LENGTH, HeaderValue::from(length));
+            "application/octet-stream"
+        }
+    };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    let body = match encoding::compressed(asked, &answer.body) {
+        Some((coding, small)) => {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding));
+            small
+        }
+        None => answer.body,
+    };
+    *response.body_mut() = Full::new(body.into());
+    response
+}
+
+fn message(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Busy => BUSY.into(),
+        Refusal::Protocol(error) => error.message(),
+    }
+}
+
+/// What a client reads that is refused for want of room.
+pub(crate) const BUSY: &str = "more requests come than can be answered; try again in a second";
+
+fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
+    match refusal {
+        Refusal::Protocol(error) => response(&HeaderMap::new(), Answer::from(error.clone())),
+        Refusal::Busy => {
+            let body = serde_json::json!({ "error": BUSY }).to_string();
+            let mut response = Response::new(Full::new(body.into()));
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+        }
+    }
+}
+
+fn metrics(app: &App) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(app.stats.text(app.queue.len()).into()));
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

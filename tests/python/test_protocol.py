@@ -1,0 +1,210 @@
+"""The container's server, driven by NVIDIA's own client of the Open Inference Protocol."""
+import json
+import os
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+import zipfile
+
+import numpy as np
+import pytest
+import tritonclient.grpc as tg
+import tritonclient.http as th
+from tritonclient.utils import InferenceServerException
+
+SERVER = os.environ["SLSML_SERVER"]
+MODEL = "digits"
+
+
+class Server:
+    """The server in a process of its own, on a free port."""
+
+    def __init__(self, folder, **settings):
+        environment = {"PORT": "0", "SLSML_MODEL_DIR": str(folder), **settings}
+        self.process = subprocess.Popen(
+            [SERVER], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        first = json.loads(self.process.stdout.readline())
+        assert first["message"].startswith("listening on port "), first
+        self.port = int(first["message"].rsplit(" ", 1)[1])
+        self.address = f"127.0.0.1:{self.port}"
+
+    def stop(self):
+        """What the server said since, and how it ended."""
+        self.process.send_signal(signal.SIGTERM)
+        said, _ = self.process.communicate(timeout=20)
+        return [json.loads(line) for line in said.splitlines()], self.process.returncode
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    with zipfile.ZipFile(os.environ["SLSML_DIGITS_ZIP"]) as package:
+        package.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    # The log is a pipe that nobody reads while the tests run.
+    server = Server(folder, SLSML_ACCESS_LOG="false")
+    yield server
+    _, code = server.stop()
+    assert code == 0
+
+
+@pytest.fixture
+def http(server):
+    with th.InferenceServerClient(server.address) as client:
+        yield client
+
+
+@pytest.fixture
+def grpc(server):
+    with tg.InferenceServerClient(server.address) as client:
+        yield client
+
+
+def images(rows, seed=0):
+    return np.random.default_rng(seed).integers(0, 17, (rows, 64)).astype(np.float32)
+
+
+def ask(module, client, image, outputs=None, binary=True, **more):
+    given = module.InferInput("image", list(image.shape), "FP32")
+    if module is th:
+        given.set_data_from_numpy(image, binary_data=binary)
+    else:
+        given.set_data_from_numpy(image)
+    return client.infer(MODEL, [given], outputs=outputs, **more)
+
+
+@pytest.mark.parametrize("module, client", [(th, "http"), (tg, "grpc")])
+def test_every_endpoint_says_what_the_client_expects(module, client, request):
+    client = request.getfixturevalue(client)
+    assert client.is_server_live() and client.is_server_ready()
+    assert client.is_model_ready(MODEL) and client.is_model_ready(MODEL, "1")
+    as_json = {"as_json": True} if module is tg else {}
+    server = client.get_server_metadata(**as_json)
+    assert server["name"] == "slsml" and "binary_tensor_data" in server["extensions"]
+    model = client.get_model_metadata(MODEL, **as_json)
+    assert (model["name"], model["versions"], model["platform"]) == (MODEL, ["1"], "onnx_onnxv1")
+    (given,) = model["inputs"]
+    shape = [int(length) for length in given["shape"]]
+    assert (given["name"], given["datatype"], shape) == ("image", "FP32", [-1, 64])
+    assert [output["name"] for output in model["outputs"]] == ["probabilities", "class"]
+
+
+@pytest.mark.parametrize("module, client", [(th, "http"), (tg, "grpc")])
+def test_what_does_not_exist_is_refused(module, client, request):
+    client = request.getfixturevalue(client)
+    for name, version in [("other", ""), (MODEL, "9")]:
+        with pytest.raises(InferenceServerException, match="this is"):
+            client.get_model_metadata(name, version)
+    with pytest.raises(InferenceServerException, match="the model takes"):
+        ask(module, client, images(1)[:, :63])
+    with pytest.raises(InferenceServerException, match="no output `nothing`"):
+        ask(module, client, images(1), outputs=[module.InferRequestedOutput("nothing")])
+
+
+def test_all_ways_give_the_same_answer(http, grpc):
+    image = images(3)
+    expected = ask(th, http, image, binary=False, outputs=[
+        th.InferRequestedOutput("probabilities", binary_data=False),
+        th.InferRequestedOutput("class", binary_data=False),
+    ])
+    assert "parameters" not in expected.get_output("class")
+    answers = [
+        ask(th, http, image),
+        ask(th, http, image, binary=False),
+        ask(th, http, image, outputs=[
+            th.InferRequestedOutput("class", binary_data=False),
+            th.InferRequestedOutput("probabilities", binary_data=True),
+        ]),
+        ask(th, http, image, request_compression_algorithm="gzip",
+            response_compression_algorithm="gzip"),
+        ask(th, http, image, request_compression_algorithm="deflate",
+            response_compression_algorithm="deflate"),
+        ask(tg, grpc, image),
+        ask(tg, grpc, image, compression_algorithm="gzip"),
+    ]
+    for answer in answers:
+        for output in ["probabilities", "class"]:
+            got, wanted = answer.as_numpy(output), expected.as_numpy(output)
+            assert got.shape == wanted.shape and (got == wanted).all(), output
+
+
+def test_ids_come_back_and_outputs_are_those_asked_for(http, grpc):
+    for module, client in [(th, http), (tg, grpc)]:
+        only = [module.InferRequestedOutput("class")]
+        answer = ask(module, client, images(1), outputs=only, request_id="me-7")
+        answer = answer.get_response(as_json=True) if module is tg else answer.get_response()
+        assert answer["id"] == "me-7"
+        assert [output["name"] for output in answer["outputs"]] == ["class"]
+
+
+def post(server, body, **headers):
+    url = f"http://{server.address}/v2/models/{MODEL}/infer"
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(url, data=body, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_hostile_requests_are_refused_and_the_server_lives(server, http):
+    head = json.dumps({"inputs": [{
+        "name": "image", "shape": [1, 64], "datatype": "FP32",
+        "parameters": {"binary_data_size": 256},
+    }]}).encode()
+    length = str(len(head))
+    table = [
+        (b"", {}, 400, "empty"),
+        (b"[" * 100_000, {}, 400, "not an infer request"),
+        (head, {}, 400, "Inference-Header-Content-Length is missing"),
+        (head + bytes(255), {"Inference_Header_Content_Length": length}, 400, "255 bytes are left"),
+        (head + bytes(257), {"Inference_Header_Content_Length": length}, 400, "1 bytes follow"),
+        (head, {"Inference_Header_Content_Length": "-1"}, 400, "no number"),
+        (head, {"Inference_Header_Content_Length": "9" * 30}, 400, "no number"),
+        (head, {"Content_Encoding": "br"}, 400, "`br` is not known"),
+        (head, {"Content_Encoding": "gzip"}, 400, "no whole gzip"),
+        (bytes(33 << 20), {}, 413, "which is the limit"),
+    ]
+    for body, headers, status, says in table:
+        got, answer = post(server, body, **headers)
+        assert got == status and says in answer["error"], (headers, got, answer)
+    assert http.is_server_ready()
+
+
+def test_requests_that_come_together_are_answered_as_if_they_came_alone(folder):
+    server = Server(folder, SLSML_BATCH_DELAY_MS="20", SLSML_THREADS="1", SLSML_ACCESS_LOG="false")
+    try:
+        with th.InferenceServerClient(server.address, concurrency=16) as client:
+            rows = [images(1 + seed % 2, seed) for seed in range(16)]
+            alone = [ask(th, client, image).as_numpy("probabilities") for image in rows]
+            for _ in range(12):
+                pending = []
+                for image in rows:
+                    given = th.InferInput("image", list(image.shape), "FP32")
+                    given.set_data_from_numpy(image)
+                    pending.append(client.async_infer(MODEL, [given]))
+                for request, wanted in zip(pending, alone):
+                    assert (request.get_result().as_numpy("probabilities") == wanted).all()
+            text = urllib.request.urlopen(f"http://{server.address}/metrics").read().decode()
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+        assert float(values["slsml_run_requests_total"]) > 1.5 * float(values["slsml_runs_total"])
+    finally:
+        server.stop()
+
+
+def test_each_request_is_a_line_with_its_trace(folder):
+    server = Server(folder, GOOGLE_CLOUD_PROJECT="shop")
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    status, answer = post(server, b"{}", traceparent=f"00-{trace}-00f067aa0ba902b7-01")
+    lines, code = server.stop()
+    assert (status, code) == (400, 0)
+    (line,) = [line for line in lines if "httpRequest" in line]
+    assert line["httpRequest"]["status"] == 400 and line["message"] == answer["error"]
+    assert line["logging.googleapis.com/trace"] == f"projects/shop/traces/{trace}"
