@@ -47,7 +47,7 @@ $(VENV)/ready: tests/python/setup tests/python/requirements.txt tests/python/req
 # once, here, as no user's machine should have to.
 ship: $(SHIP)/bootstrap.zip
 	$(CARGO) build --locked --release -p slsml
-	@cp "$(TARGET)/release/slsml" $(SHIP)/
+	@cp "$(TARGET)/release/slsml" "$(dir $(RUNTIME))slsml-server" $(SHIP)/
 
 $(SHIP)/bootstrap.zip: runtime
 	@mkdir -p $(SHIP)
@@ -55,10 +55,11 @@ $(SHIP)/bootstrap.zip: runtime
 		$(CARGO) run --locked --release --quiet -p slsml-package --example runtime_zip -- "$(RUNTIME)" $@ \
 		&& cp "$(RUNTIME)" $(SHIP)/.bootstrap; }
 
-# Linked statically: Amazon Linux 2023 has an older C library than most build machines. Rust's own
+# Linked statically: Amazon Linux 2023 has an older C library than most build machines, and a
+# container's image has none. Rust's own
 # linker packs relocations and folds functions that are the same.
 runtime: needs-cargo
-	RUSTFLAGS="-C target-feature=+crt-static $(PACK)" $(CARGO) build --locked --profile runtime --target $(HOST) -p slsml-bootstrap
+	RUSTFLAGS="-C target-feature=+crt-static $(PACK)" $(CARGO) build --locked --profile runtime --target $(HOST) -p slsml-bootstrap -p slsml-server
 
 # Both processors' runtimes. The one for arm64 needs a compiler for it, which is set up on Debian.
 runtimes: ship $(SHIP)/bootstrap-arm64.zip
@@ -67,7 +68,8 @@ $(SHIP)/bootstrap-arm64.zip: needs-cargo
 	@mkdir -p $(SHIP)
 	settings=$$(functions/bootstrap/cross/arm64-env "$(TARGET)/arm64") && eval "$$settings" && \
 		RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile runtime \
-		--target aarch64-unknown-linux-gnu --target-dir "$(TARGET)/arm64/target" -p slsml-bootstrap
+		--target aarch64-unknown-linux-gnu --target-dir "$(TARGET)/arm64/target" -p slsml-bootstrap -p slsml-server
+	@cp "$(TARGET)/arm64/target/aarch64-unknown-linux-gnu/runtime/slsml-server" $(SHIP)/slsml-server-arm64
 	$(CARGO) run --locked --release --quiet -p slsml-package --example runtime_zip -- \
 		"$(TARGET)/arm64/target/aarch64-unknown-linux-gnu/runtime/bootstrap" $@
 

@@ -70,6 +70,18 @@ pub(crate) struct Package {
     /// Where artifacts go, a folder for each model [default: dist]
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// Where it is to run: lambda (a zip), or cloudrun (a container image) [default: lambda]
+    #[arg(long, value_enum)]
+    pub(crate) target: Option<TargetName>,
+    /// cloudrun: a file of the image for `docker load`, beside the OCI layout
+    #[arg(long, value_name = "FILE")]
+    pub(crate) docker_archive: Option<PathBuf>,
+    /// cloudrun: the repository the model comes from, for the image's annotations
+    #[arg(long, value_name = "URL")]
+    pub(crate) source: Option<String>,
+    /// cloudrun: the commit it comes from
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) revision: Option<String>,
     /// The processor it runs on [default: x86_64]
     #[arg(long, value_enum)]
     pub(crate) arch: Option<ArchName>,
@@ -121,6 +133,28 @@ pub(crate) enum ArchName {
     #[value(name = "arm64")]
     #[serde(rename = "arm64")]
     Arm64,
+}
+
+/// Where a package runs.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    clap::ValueEnum,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TargetName {
+    /// AWS Lambda
+    #[default]
+    Lambda,
+    /// Google Cloud Run
+    #[value(name = "cloudrun")]
+    Cloudrun,
 }
 
 /// How weights are stored.

@@ -11,7 +11,7 @@ use slsml_import::ImportError;
 use slsml_lambda::LambdaError;
 use slsml_local::{HomeError, ServeError};
 use slsml_package::{
-    ArchiveError, ArtifactError, ExplainError, OverBudget, RuntimeError, WriteError,
+    ArchiveError, ArtifactError, ExplainError, ImageError, OverBudget, RuntimeError, WriteError,
 };
 use slsml_release::journal::JournalError;
 use slsml_release::lease::LeaseError;
@@ -121,8 +121,11 @@ impl From<WriteError> for Failure {
                 "slsml explain-size shows every part; --precision f16 halves the weights, \
                  --smallest compresses harder, or raise the budget under [package]",
             ),
-            WriteError::Archive(ArchiveError::Date(_)) => Failure::usage(error)
-                .help("unset SOURCE_DATE_EPOCH, or set it to the seconds since 1970 of a commit"),
+            WriteError::Archive(ArchiveError::Date(_)) | WriteError::Image(ImageError::Date(_)) => {
+                Failure::usage(error).help(
+                    "unset SOURCE_DATE_EPOCH, or set it to the seconds since 1970 of a commit",
+                )
+            }
             _ => Failure::new(Exit::Internal, error)
                 .help("check the disk's space and the folder's permissions, or pass --out DIR"),
         }
@@ -131,7 +134,13 @@ impl From<WriteError> for Failure {
 
 impl From<ArtifactError> for Failure {
     fn from(error: ArtifactError) -> Failure {
-        Failure::new(Exit::Model, error).help("package the model first: slsml package MODEL.onnx")
+        let help = match error {
+            ArtifactError::NotFor { .. } => {
+                "package it for that: slsml package MODEL.onnx --target lambda, or cloudrun"
+            }
+            _ => "package the model first: slsml package MODEL.onnx",
+        };
+        Failure::new(Exit::Model, error).help(help)
     }
 }
 

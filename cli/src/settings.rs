@@ -13,12 +13,12 @@ use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
 use slsml_import::{DimOverride, ShapeOverride, Shapes};
 use slsml_model::{CountedBy, CountedOutput, Precision, Signature, Tolerance};
-use slsml_package::{Arch, Budgets, Runtime};
+use slsml_package::{Arch, Budgets, Program, Runtime};
 use slsml_release::{
     Against, Check, Measure, OnInconclusive, Rule, Stage, Strategy, StrategyError, Weight,
 };
 
-use crate::args::{ArchName, Package, PrecisionName, ReleaseArgs};
+use crate::args::{ArchName, Package, PrecisionName, ReleaseArgs, TargetName};
 use crate::failure::{Exit, Failure};
 use crate::webhook::Webhook;
 
@@ -69,6 +69,8 @@ pub(crate) struct ModelSettings {
 pub(crate) struct PackageSettings {
     /// Where artifacts go, a folder for each model, from this file's folder. Default: dist.
     out: Option<PathBuf>,
+    /// Where it is to run: "lambda" or "cloudrun". Default: lambda.
+    target: Option<TargetName>,
     /// The processor it runs on, "x86_64" or "arm64". Default: x86_64.
     arch: Option<ArchName>,
     /// The runtime to package. Default: the one for the processor beside slsml itself, `bootstrap`
@@ -243,6 +245,7 @@ pub(crate) struct PackagePlan {
     pub(crate) name: String,
     pub(crate) shapes: Shapes,
     pub(crate) out: PathBuf,
+    pub(crate) target: TargetName,
     /// The processor that was asked for.
     pub(crate) arch: Option<Arch>,
     pub(crate) runtime: PathBuf,
@@ -315,11 +318,25 @@ impl Settings {
             ArchName::X86_64 => Arch::X86_64,
             ArchName::Arm64 => Arch::Arm64,
         });
+        let target = args.target.or(self.package.target).unwrap_or_default();
+        let program = match target {
+            TargetName::Lambda => Program::Bootstrap,
+            TargetName::Cloudrun => Program::Server,
+        };
+        let only = |flag: &str, is_given: bool| match is_given && target == TargetName::Lambda {
+            true => Err(Failure::usage(format!("{flag} goes with --target cloudrun"))),
+            false => Ok(()),
+        };
+        only("--docker-archive", args.docker_archive.is_some())?;
+        only("--source", args.source.is_some())?;
+        only("--revision", args.revision.is_some())?;
         let runtime = match args.runtime {
             Some(runtime) => runtime,
             None => match &self.package.runtime {
                 Some(runtime) => self.folder.join(runtime),
-                None => Runtime::beside(&std::env::current_exe()?, arch.unwrap_or_default()),
+                None => {
+                    Runtime::beside(&std::env::current_exe()?, program, arch.unwrap_or_default())
+                }
             },
         };
         let file = &self.package;
@@ -338,6 +355,7 @@ impl Settings {
             name,
             shapes,
             out,
+            target,
             arch,
             runtime,
             precision,

@@ -124,9 +124,9 @@ fn the_zip_is_what_artifact_json_says_and_a_changed_one_is_not_deployed() {
     let zip = artifact.lambda_zip(&folder).unwrap();
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(zip)).unwrap();
     let recorded: Vec<&str> =
-        artifact.lambda.entries.iter().map(|entry| entry.path.as_str()).collect();
+        artifact.for_lambda().unwrap().entries.iter().map(|entry| entry.path.as_str()).collect();
     assert_eq!(recorded, ["bootstrap", "manifest.json", "model.slsml"]);
-    for entry in &artifact.lambda.entries {
+    for entry in &artifact.for_lambda().unwrap().entries {
         let mut bytes = Vec::new();
         let mut file = archive.by_name(&entry.path).unwrap();
         std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();

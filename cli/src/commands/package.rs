@@ -11,9 +11,11 @@ use slsml_model::{
     CountedBy, CountedOutput, Fidelity, Model, Precision, SampleSource, Signature, Tensor,
     TensorSpec,
 };
-use slsml_package::{Artifact, Ingredients, Method, Runtime, package_lambda};
+use slsml_package::{
+    Artifact, Holds, Image, Ingredients, LambdaZip, Method, Runtime, package_image, package_lambda,
+};
 
-use crate::args;
+use crate::args::{self, TargetName};
 use crate::failure::{Exit, Failure};
 use crate::printer::Printer;
 use crate::settings::{PackagePlan, Settings};
@@ -24,6 +26,8 @@ pub(crate) fn run(
     printer: &Printer,
 ) -> Result<Exit, Failure> {
     let (count_output, count_range) = (args.count_output.clone(), args.count_range.clone());
+    let (source, revision) = (args.source.clone(), args.revision.clone());
+    let docker_archive = args.docker_archive.clone();
     let plan = settings.package(args)?;
     let modified = source_date_epoch()?;
     let runtime = Runtime::read(&plan.runtime)?;
@@ -48,29 +52,39 @@ pub(crate) fn run(
     let counted = settings.counted(count_output, count_range, signature)?;
     let ready = ready(&plan, &packaged)?;
     let folder = plan.out.join(&plan.name);
-    let artifact = package_lambda(
-        &folder,
-        &Ingredients {
-            name: &plan.name,
-            model: &packaged.bytes,
-            header: packaged.model.header(),
-            precision: plan.precision,
-            parity: &packaged.fidelity,
-            not_numbers: &packaged.not_numbers,
-            counted: counted.clone(),
-            runtime: &runtime,
-            budgets: plan.budgets,
-            smallest: plan.smallest,
-            modified,
-        },
-    )?;
+    let ingredients = Ingredients {
+        name: &plan.name,
+        model: &packaged.bytes,
+        header: packaged.model.header(),
+        precision: plan.precision,
+        parity: &packaged.fidelity,
+        not_numbers: &packaged.not_numbers,
+        counted: counted.clone(),
+        runtime: &runtime,
+        budgets: plan.budgets,
+        smallest: plan.smallest,
+        modified,
+        source: source.as_deref(),
+        revision: revision.as_deref(),
+    };
+    let artifact = match plan.target {
+        TargetName::Lambda => package_lambda(&folder, &ingredients)?,
+        TargetName::Cloudrun => package_image(&folder, &ingredients, docker_archive.as_deref())?,
+    };
     drop(step);
     if !packaged.not_numbers.is_empty() {
         printer.note(&format!("Constants that hold NaN: {}", packaged.not_numbers.join(", ")));
     }
+    if plan.target == TargetName::Cloudrun && !runtime.is_static() {
+        printer.note(&format!(
+            "{} is linked dynamically: it cannot start in an image that holds nothing else",
+            plan.runtime.display()
+        ));
+    }
     let value = json!({
         "artifact": folder.join(slsml_package::ARTIFACT_FILE),
-        "zip": folder.join(&artifact.lambda.file),
+        "zip": artifact.lambda.as_ref().map(|zip| folder.join(&zip.file)),
+        "image": artifact.image.as_ref().map(|image| folder.join(&image.folder)),
         "built": artifact,
         "counted": counted,
         "full_weights_bytes": packaged.full_weights,
@@ -157,17 +171,6 @@ fn text(
     counted: Option<&CountedOutput>,
 ) -> String {
     let signature = &artifact.model.signature;
-    let lambda = &artifact.lambda;
-    let stored: Vec<&str> = lambda
-        .entries
-        .iter()
-        .filter(|entry| entry.method == Method::Stored)
-        .map(|entry| entry.path.as_str())
-        .collect();
-    let stored = match stored.as_slice() {
-        [] => String::new(),
-        paths => format!("; stored, as it hardly deflates: {}", paths.join(", ")),
-    };
     let weights = match artifact.model.precision {
         Precision::Full => String::new(),
         Precision::F16 => format!(
@@ -184,26 +187,70 @@ fn text(
         };
         format!("\n  counts  {output}, {by}")
     });
+    let model = format!(
+        "takes   {takes}\n  \
+         gives   {gives}\n  \
+         parity  {parity}{weights}{counted}",
+        takes = tensors(&signature.inputs),
+        gives = tensors(&signature.outputs),
+        parity = parity(&artifact.model.parity),
+    );
+    match (&artifact.lambda, &artifact.image) {
+        (Some(lambda), _) => zip_text(folder, artifact, lambda, &model),
+        (None, Some(image)) => image_text(folder, artifact, image, &model),
+        (None, None) => format!("Packaged {}\n  {model}", artifact.name),
+    }
+}
+
+fn zip_text(folder: &Path, artifact: &Artifact, lambda: &LambdaZip, model: &str) -> String {
+    let stored: Vec<&str> = lambda
+        .entries
+        .iter()
+        .filter(|entry| entry.method == Method::Stored)
+        .map(|entry| entry.path.as_str())
+        .collect();
+    let stored = match stored.as_slice() {
+        [] => String::new(),
+        paths => format!("; stored, as it hardly deflates: {}", paths.join(", ")),
+    };
     format!(
         "Packaged {name} for AWS Lambda on {arch}\n  \
-         takes   {takes}\n  \
-         gives   {gives}\n  \
-         parity  {parity}{weights}{counted}\n  \
+         {model}\n  \
          zip     {zip}\n  \
-         size    {size} ({model} of it the model, {unzipped} unpacked{stored})\n  \
+         size    {size} ({share} of it the model, {unzipped} unpacked{stored})\n  \
          sha256  {digest}\n\n\
          Next: slsml deploy lambda --alias live --artifact {folder}",
         name = artifact.name,
         arch = lambda.arch,
-        takes = tensors(&signature.inputs),
-        gives = tensors(&signature.outputs),
-        parity = parity(&artifact.model.parity),
         zip = folder.join(&lambda.file).display(),
         size = bytes(lambda.bytes),
-        model = bytes(artifact.model.bytes),
+        share = bytes(artifact.model.bytes),
         unzipped = bytes(lambda.unzipped_bytes),
         digest = lambda.sha256,
         folder = folder.display(),
+    )
+}
+
+fn image_text(folder: &Path, artifact: &Artifact, image: &Image, model: &str) -> String {
+    let of = |holds: Holds| {
+        let layers = image.layers.iter().filter(|layer| layer.holds == holds);
+        bytes(layers.map(|layer| layer.bytes).sum())
+    };
+    let layout = folder.join(&image.folder);
+    let layout = layout.display();
+    format!(
+        "Packaged {name} for Google Cloud Run on {arch}\n  \
+         {model}\n  \
+         image   {layout}, an OCI layout\n  \
+         size    {size} (program {program}, model {weights})\n  \
+         digest  {digest}\n\n\
+         Next: skopeo copy oci:{layout} docker://REGISTRY/{name}",
+        name = artifact.name,
+        arch = image.arch,
+        size = bytes(image.bytes),
+        program = of(Holds::Runtime),
+        weights = of(Holds::Model),
+        digest = image.digest,
     )
 }
 

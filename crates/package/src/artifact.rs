@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 use slsml_model::{Fidelity, Precision, Signature};
 use thiserror::Error;
 
-use crate::{Arch, Method};
+use crate::{Arch, Image, Method};
 
 /// The record's file name.
 pub const ARTIFACT_FILE: &str = "artifact.json";
 
 /// The shape of the record this build reads and writes.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 3;
 
 /// Everything that was built from one model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,8 +25,12 @@ pub struct Artifact {
     pub slsml_version: String,
     /// The model inside.
     pub model: ModelRecord,
-    /// The zip for AWS Lambda.
-    pub lambda: LambdaZip,
+    /// The zip for AWS Lambda, if it was packaged for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<LambdaZip>,
+    /// The container image, if it was packaged for Cloud Run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
 }
 
 /// The packaged model.
@@ -94,6 +98,8 @@ pub enum ArtifactError {
     Elsewhere { path: PathBuf, file: String },
     #[error("{path} has schema {found}, this slsml reads schema {SCHEMA}: package the model again")]
     Schema { path: PathBuf, found: u64 },
+    #[error("the artifact of {name} holds no {what}")]
+    NotFor { name: String, what: &'static str },
     #[error(
         "{path} is not the file its artifact.json describes (SHA-256 {found}, recorded {recorded})"
     )]
@@ -117,19 +123,32 @@ impl Artifact {
         }
     }
 
+    /// The record of the zip.
+    pub fn for_lambda(&self) -> Result<&LambdaZip, ArtifactError> {
+        let missing = || ArtifactError::NotFor { name: self.name.clone(), what: "zip for Lambda" };
+        self.lambda.as_ref().ok_or_else(missing)
+    }
+
+    /// The record of the image.
+    pub fn for_cloudrun(&self) -> Result<&Image, ArtifactError> {
+        let missing = || ArtifactError::NotFor { name: self.name.clone(), what: "container image" };
+        self.image.as_ref().ok_or_else(missing)
+    }
+
     /// The zip's bytes from `folder`, if they are what the record says.
     pub fn lambda_zip(&self, folder: &Path) -> Result<Vec<u8>, ArtifactError> {
-        if Path::new(&self.lambda.file).file_name() != Some(self.lambda.file.as_ref()) {
+        let lambda = self.for_lambda()?;
+        if Path::new(&lambda.file).file_name() != Some(lambda.file.as_ref()) {
             let path = folder.join(ARTIFACT_FILE);
-            return Err(ArtifactError::Elsewhere { path, file: self.lambda.file.clone() });
+            return Err(ArtifactError::Elsewhere { path, file: lambda.file.clone() });
         }
-        let path = folder.join(&self.lambda.file);
+        let path = folder.join(&lambda.file);
         let bytes = read(&path)?;
         let found = crate::sha256_hex(&bytes);
-        if found == self.lambda.sha256 {
+        if found == lambda.sha256 {
             return Ok(bytes);
         }
-        Err(ArtifactError::Digest { path, found, recorded: self.lambda.sha256.clone() })
+        Err(ArtifactError::Digest { path, found, recorded: lambda.sha256.clone() })
     }
 }
 

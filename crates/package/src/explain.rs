@@ -54,7 +54,7 @@ pub fn explain(path: &Path) -> Result<Vec<Part>, ExplainError> {
     if path.join(ARTIFACT_FILE).is_file() {
         let artifact = Artifact::read(path)?;
         let bytes = artifact.lambda_zip(path)?;
-        return zip_parts(&path.join(&artifact.lambda.file), &bytes);
+        return zip_parts(&path.join(&artifact.for_lambda()?.file), &bytes);
     }
     let bytes = std::fs::read(path)
         .map_err(|source| ExplainError::Read { path: path.to_owned(), source })?;

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zip::ZipArchive;
 
+use crate::SERVER;
+
 /// A processor architecture, named as AWS names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -43,6 +45,24 @@ pub struct Runtime {
 /// The program's name, in an artifact and in the zip it may ship in.
 pub const BOOTSTRAP: &str = "bootstrap";
 
+/// A program that serves a packaged model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// What Lambda runs.
+    Bootstrap,
+    /// What a container runs.
+    Server,
+}
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bootstrap => BOOTSTRAP,
+            Self::Server => SERVER,
+        }
+    }
+}
+
 /// Why there is no usable runtime.
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
@@ -70,12 +90,17 @@ impl Runtime {
         Ok(Runtime { bytes, arch, zipped })
     }
 
-    /// The runtime for an architecture beside another program: `bootstrap` or `bootstrap-arm64`,
-    /// or the same in a zip, which is preferred.
-    pub fn beside(program: &Path, arch: Arch) -> PathBuf {
+    /// Whether it needs nothing but the kernel: no `PT_INTERP` in its program headers.
+    pub fn is_static(&self) -> bool {
+        has_interpreter(&self.bytes) == Some(false)
+    }
+
+    /// A runtime for an architecture beside another program: `bootstrap` or `bootstrap-arm64`, or
+    /// the same in a zip, which is preferred; `slsml-server` and `slsml-server-arm64` for containers.
+    pub fn beside(program: &Path, runtime: Program, arch: Arch) -> PathBuf {
         let name = match arch {
-            Arch::X86_64 => BOOTSTRAP.to_owned(),
-            Arch::Arm64 => format!("{BOOTSTRAP}-arm64"),
+            Arch::X86_64 => runtime.name().to_owned(),
+            Arch::Arm64 => format!("{}-arm64", runtime.name()),
         };
         let zip = program.with_file_name(format!("{name}.zip"));
         if zip.is_file() { zip } else { program.with_file_name(name) }
@@ -107,6 +132,22 @@ fn elf_arch(bytes: &[u8]) -> Option<Arch> {
     }
 }
 
+/// Whether a 64-bit little-endian ELF file names a loader; none if its headers cannot be read.
+fn has_interpreter(bytes: &[u8]) -> Option<bool> {
+    const PT_INTERP: u32 = 3;
+    let u16_at = |at: usize| bytes.get(at..at + 2)?.try_into().ok().map(u16::from_le_bytes);
+    let table = usize::try_from(u64::from_le_bytes(bytes.get(32..40)?.try_into().ok()?)).ok()?;
+    let (size, count) = (usize::from(u16_at(54)?), usize::from(u16_at(56)?));
+    for at in 0..count {
+        let entry = table.checked_add(at * size)?;
+        let kind = bytes.get(entry..entry.checked_add(4)?)?;
+        if u32::from_le_bytes(kind.try_into().ok()?) == PT_INTERP {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +157,7 @@ mod tests {
         let runtime = Runtime::read(&std::env::current_exe().unwrap()).unwrap();
         let expected = if cfg!(target_arch = "x86_64") { Arch::X86_64 } else { Arch::Arm64 };
         assert_eq!(runtime.arch, expected);
+        assert!(!runtime.is_static(), "tests are linked as usual");
     }
 
     #[test]

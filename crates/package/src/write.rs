@@ -12,9 +12,11 @@ use thiserror::Error;
 
 use crate::archive::deflated_share;
 use crate::budget::{self, LAMBDA_DIRECT_BYTES};
+use crate::image::write_layout;
 use crate::{
-    ARTIFACT_FILE, ArchiveError, Artifact, BOOTSTRAP, Budgets, Entry, EntryRecord, LambdaZip,
-    Method, ModelRecord, OverBudget, Runtime, sha256_hex, zip,
+    ARTIFACT_FILE, ArchiveError, Artifact, BOOTSTRAP, Budgets, Entry, EntryRecord, IMAGE_FOLDER,
+    Image, ImageError, ImageParts, LambdaZip, Made, Method, ModelRecord, OverBudget, Runtime,
+    make_image, sha256_hex, zip,
 };
 
 const ZIP_FILE: &str = "lambda.zip";
@@ -29,6 +31,8 @@ const WORTH_DEFLATING: f64 = 0.9;
 pub enum WriteError {
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
     #[error(transparent)]
     OverBudget(#[from] OverBudget),
     #[error("cannot read back the zip: {0}")]
@@ -64,20 +68,16 @@ pub struct Ingredients<'a> {
     pub smallest: bool,
     /// The time files carry, in seconds since 1970.
     pub modified: Option<i64>,
+    /// The repository the model comes from, and the commit.
+    pub source: Option<&'a str>,
+    /// The commit.
+    pub revision: Option<&'a str>,
 }
 
 /// Builds the Lambda zip of a packaged model and writes it with its record into `folder`, unless
 /// it is over budget.
 pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact, WriteError> {
-    let model_sha256 = sha256_hex(from.model);
-    let manifest = Manifest {
-        name: from.name.into(),
-        model_sha256: model_sha256.clone(),
-        slsml_version: env!("CARGO_PKG_VERSION").into(),
-        counted: from.counted.clone(),
-    };
-    let mut manifest = serde_json::to_vec_pretty(&manifest)?;
-    manifest.push(b'\n');
+    let (model_sha256, manifest) = manifest(from)?;
     let method = if from.smallest { Method::Zopfli } else { Method::Deflated };
     let file = |path, bytes| Entry { path, bytes, executable: false, method, zipped: None };
     let zipped = from.runtime.zipped.as_deref();
@@ -114,7 +114,77 @@ pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact,
         entries: entries.iter().map(&mut record).collect::<Result<_, _>>()?,
     };
     budget::check(&lambda, &from.budgets)?;
-    let artifact = Artifact {
+    let artifact = artifact(from, model_sha256, Some(lambda), None);
+    create(folder)?;
+    write_whole(&folder.join(ZIP_FILE), &bytes)?;
+    write_record(folder, &artifact)?;
+    Ok(artifact)
+}
+
+/// Builds the container image of a packaged model and writes its layout with its record into
+/// `folder`, and, if it is named, one file of it for docker.
+pub fn package_image(
+    folder: &Path,
+    from: &Ingredients<'_>,
+    docker_archive: Option<&Path>,
+) -> Result<Artifact, WriteError> {
+    let (model_sha256, manifest) = manifest(from)?;
+    let made = make_image(&ImageParts {
+        name: from.name,
+        server: &from.runtime.bytes,
+        arch: from.runtime.arch,
+        model: from.model,
+        model_sha256: &model_sha256,
+        manifest: &manifest,
+        slsml_version: env!("CARGO_PKG_VERSION"),
+        source: from.source,
+        revision: from.revision,
+        modified: from.modified,
+    })?;
+    create(folder)?;
+    replace_layout(&made, folder)?;
+    if let Some(path) = docker_archive {
+        write_whole(path, &made.docker_archive(from.name, from.modified)?)?;
+    }
+    let artifact = artifact(from, model_sha256, None, Some(made.image));
+    write_record(folder, &artifact)?;
+    Ok(artifact)
+}
+
+/// The layout appears as a whole in the place of an older one.
+fn replace_layout(made: &Made, folder: &Path) -> Result<(), WriteError> {
+    let place = folder.join(IMAGE_FOLDER);
+    let failed = |source| WriteError::Io { path: place.clone(), source };
+    let staged = tempfile::Builder::new().prefix(".slsml-").tempdir_in(folder).map_err(failed)?;
+    let layout = staged.path().join(IMAGE_FOLDER);
+    write_layout(made, &layout).map_err(failed)?;
+    match std::fs::rename(&place, staged.path().join("older")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    std::fs::rename(&layout, &place).map_err(failed)
+}
+
+/// The model's digest, and the manifest that goes with it.
+fn manifest(from: &Ingredients<'_>) -> Result<(String, Vec<u8>), WriteError> {
+    let manifest = Manifest {
+        name: from.name.into(),
+        model_sha256: sha256_hex(from.model),
+        slsml_version: env!("CARGO_PKG_VERSION").into(),
+        counted: from.counted.clone(),
+    };
+    let mut json = serde_json::to_vec_pretty(&manifest)?;
+    json.push(b'\n');
+    Ok((manifest.model_sha256, json))
+}
+
+fn artifact(
+    from: &Ingredients<'_>,
+    model_sha256: String,
+    lambda: Option<LambdaZip>,
+    image: Option<Image>,
+) -> Artifact {
+    Artifact {
         schema: Artifact::schema(),
         name: from.name.into(),
         slsml_version: env!("CARGO_PKG_VERSION").into(),
@@ -128,14 +198,19 @@ pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact,
             not_numbers: from.not_numbers.to_vec(),
         },
         lambda,
-    };
-    let mut json = serde_json::to_vec_pretty(&artifact)?;
-    json.push(b'\n');
+        image,
+    }
+}
+
+fn create(folder: &Path) -> Result<(), WriteError> {
     std::fs::create_dir_all(folder)
-        .map_err(|source| WriteError::Io { path: folder.to_owned(), source })?;
-    write_whole(&folder.join(ZIP_FILE), &bytes)?;
-    write_whole(&folder.join(ARTIFACT_FILE), &json)?;
-    Ok(artifact)
+        .map_err(|source| WriteError::Io { path: folder.to_owned(), source })
+}
+
+fn write_record(folder: &Path, artifact: &Artifact) -> Result<(), WriteError> {
+    let mut json = serde_json::to_vec_pretty(artifact)?;
+    json.push(b'\n');
+    write_whole(&folder.join(ARTIFACT_FILE), &json)
 }
 
 /// Stores what hardly deflates, unless only deflating keeps the zip below what Lambda takes

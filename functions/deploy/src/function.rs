@@ -13,7 +13,7 @@ use aws_sdk_lambda::types::{
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use slsml_package::{Arch, Artifact};
+use slsml_package::{Arch, Artifact, LambdaZip};
 use slsml_release::Revision;
 
 use crate::upload::{self, Source, UNZIPPED_LIMIT};
@@ -92,8 +92,7 @@ pub async fn changes(
     spec: &FunctionSpec,
     artifact: &Artifact,
 ) -> Result<(Vec<Change>, Option<Revision>), LambdaError> {
-    let code_sha256 = lambda_digest(&artifact.lambda.sha256);
-    let wanted = Wanted { clients, spec, artifact, code_sha256 };
+    let wanted = Wanted::new(clients, spec, artifact)?;
     let Some(found) = wanted.configuration(None).await? else {
         let reserve = spec.reserved_concurrency.map(|_| Change::Reserve);
         let changes = [Change::Create, Change::Publish].into_iter().chain(reserve);
@@ -124,12 +123,11 @@ pub async fn ensure(
     zip: &[u8],
     mut tell: impl FnMut(Progress),
 ) -> Result<Ensured, LambdaError> {
-    if artifact.lambda.unzipped_bytes > UNZIPPED_LIMIT {
-        let bytes = artifact.lambda.unzipped_bytes;
+    let wanted = Wanted::new(clients, spec, artifact)?;
+    let bytes = wanted.package.unzipped_bytes;
+    if bytes > UNZIPPED_LIMIT {
         return Err(LambdaError::TooLarge { bytes, limit: UNZIPPED_LIMIT });
     }
-    let wanted =
-        Wanted { clients, spec, artifact, code_sha256: lambda_digest(&artifact.lambda.sha256) };
     let mut changed = true;
     let version = match wanted.configuration(None).await? {
         None => {
@@ -164,12 +162,26 @@ struct Wanted<'a> {
     clients: &'a Clients,
     spec: &'a FunctionSpec,
     artifact: &'a Artifact,
+    package: &'a LambdaZip,
     code_sha256: String,
 }
 
-impl Wanted<'_> {
+impl<'a> Wanted<'a> {
+    fn new(
+        clients: &'a Clients,
+        spec: &'a FunctionSpec,
+        artifact: &'a Artifact,
+    ) -> Result<Wanted<'a>, LambdaError> {
+        let package = artifact.for_lambda().map_err(|error| LambdaError::Failed {
+            what: "deploying".into(),
+            reason: error.to_string(),
+        })?;
+        let code_sha256 = lambda_digest(&package.sha256);
+        Ok(Wanted { clients, spec, artifact, package, code_sha256 })
+    }
+
     fn architecture(&self) -> Architecture {
-        match self.artifact.lambda.arch {
+        match self.package.arch {
             Arch::X86_64 => Architecture::X8664,
             Arch::Arm64 => Architecture::Arm64,
         }
@@ -251,8 +263,7 @@ impl Wanted<'_> {
         if bucket.is_some() {
             tell(Progress::Uploading);
         }
-        upload::upload(self.clients, bucket, &self.spec.name, &self.artifact.lambda.sha256, zip)
-            .await
+        upload::upload(self.clients, bucket, &self.spec.name, &self.package.sha256, zip).await
     }
 
     async fn create(
