@@ -88,28 +88,82 @@ fn fixed_dimensions_package_what_dynamic_ones_do_not() {
 
 #[test]
 fn the_same_input_gives_the_same_bytes_anywhere() {
-    let mut zips = Vec::new();
-    for (umask, zone, locale) in [("022", "UTC", "C"), ("077", "Asia/Kathmandu", "de_DE.UTF-8")] {
-        let scratch = tempfile::tempdir().unwrap();
-        let copy = scratch.path().join("copied model.onnx");
-        std::fs::copy(digits("v2"), &copy).unwrap();
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "umask \"$1\"; exec \"$2\" package \"$3\" --name digits", "sh", umask]);
-        shell.arg(programs().unwrap().join("slsml")).arg(&copy);
-        let output = shell
-            .current_dir(scratch.path())
-            .env("TZ", zone)
-            .env("LC_ALL", locale)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let folder = scratch.path().join("dist/digits");
-        zips.push((
-            std::fs::read(folder.join("lambda.zip")).unwrap(),
-            std::fs::read(folder.join("artifact.json")).unwrap(),
-        ));
+    // The index names the digest of all there is in the image.
+    for (target, file) in [("lambda", "lambda.zip"), ("cloudrun", "image/index.json")] {
+        let machines = [("022", "UTC", "C"), ("077", "Asia/Kathmandu", "de_DE.UTF-8")];
+        let packages = machines.map(|(umask, zone, locale)| {
+            let scratch = tempfile::tempdir().unwrap();
+            let copy = scratch.path().join("copied model.onnx");
+            std::fs::copy(digits("v2"), &copy).unwrap();
+            let mut shell = Command::new("sh");
+            let line = "umask \"$1\"; exec \"$2\" package \"$3\" --target \"$4\" --name digits";
+            shell.args(["-c", line, "sh", umask]);
+            shell.arg(programs().unwrap().join("slsml")).arg(&copy).arg(target);
+            let shell = shell.current_dir(scratch.path()).env("TZ", zone).env("LC_ALL", locale);
+            let output = shell.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let folder = scratch.path().join("dist/digits");
+            [file, "artifact.json"].map(|file| std::fs::read(folder.join(file)).unwrap())
+        });
+        assert!(packages[0] == packages[1], "{target}");
     }
-    assert!(zips[0] == zips[1]);
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{}", slsml_package::sha256_hex(bytes))
+}
+
+#[test]
+fn an_image_is_what_the_specification_says_and_other_tools_read_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let model = digits("v1");
+    let package =
+        ["package", &*model.to_string_lossy(), "--name", "digits", "--target", "cloudrun"];
+    let more = ["--revision", "abc", "--docker-archive", "digits.tar"];
+    let (code, value) = json(scratch.path(), &[&package[..], &more].concat()).unwrap();
+    assert_eq!(code, 0, "{value}");
+    let folder = scratch.path().join("dist/digits/image");
+    let blob = |descriptor: &serde_json::Value| {
+        let digest = descriptor["digest"].as_str().unwrap();
+        let path = folder.join("blobs").join(digest.replace(':', "/"));
+        let bytes = std::fs::read(path).unwrap();
+        assert_eq!(
+            (sha256(&bytes).as_str(), bytes.len() as u64),
+            (digest, descriptor["size"].as_u64().unwrap())
+        );
+        bytes
+    };
+    let parse = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap();
+    let index = parse(&std::fs::read(folder.join("index.json")).unwrap());
+    let manifest = &index["manifests"][0];
+    assert_eq!(manifest["digest"], value["built"]["image"]["digest"]);
+    let manifest = parse(&blob(manifest));
+    assert_eq!(manifest["annotations"]["org.opencontainers.image.revision"], "abc");
+    let config = parse(&blob(&manifest["config"]));
+    assert_eq!(config["config"]["User"], "65532:65532");
+    for (layer, diff_id) in
+        [0, 1].map(|at| (&manifest["layers"][at], &config["rootfs"]["diff_ids"][at]))
+    {
+        let mut archive = blob(layer);
+        if layer["mediaType"].as_str().unwrap().ends_with("gzip") {
+            let mut plain = Vec::new();
+            std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&*archive), &mut plain)
+                .unwrap();
+            archive = plain;
+        }
+        assert_eq!(&sha256(&archive), diff_id.as_str().unwrap());
+    }
+    // Where it is installed, somebody else's reader of layouts and archives has the last word.
+    for from in [format!("oci:{}", folder.display()), "docker-archive:digits.tar".into()] {
+        let skopeo =
+            Command::new("skopeo").args(["inspect", &from]).current_dir(scratch.path()).output();
+        let Ok(output) = skopeo else { continue };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(parse(&output.stdout)["Architecture"], "amd64");
+    }
+    let (code, value) = json(scratch.path(), &["deploy", "lambda", "--local"]).unwrap();
+    assert_eq!(code, 3, "{value}");
+    assert!(value["error"]["message"].as_str().unwrap().contains("no zip for Lambda"), "{value}");
 }
 
 #[test]

@@ -213,7 +213,17 @@ impl Made {
             "RepoTags": [format!("{name}:latest")],
             "Layers": [path(program), path(model)],
         }]))?;
-        let files: Vec<(String, &[u8])> = self.files().collect();
+        // Some read it as a layout, and take its name from there.
+        let mut index: serde_json::Value = serde_json::from_slice(&self.index)?;
+        index["manifests"][0]["annotations"] = serde_json::json!({
+            "org.opencontainers.image.ref.name": format!("{name}:latest"),
+            "io.containerd.image.name": format!("docker.io/library/{name}:latest"),
+        });
+        let index = serde_json::to_vec(&index)?;
+        let files: Vec<(String, &[u8])> = self
+            .files()
+            .map(|(path, bytes)| if path == "index.json" { (path, &*index) } else { (path, bytes) })
+            .collect();
         let mut all: Vec<(&str, &[u8], u32)> =
             files.iter().map(|(path, bytes)| (path.as_str(), *bytes, 0o644)).collect();
         all.push(("manifest.json", &manifest, 0o644));

@@ -38,7 +38,7 @@ pub(super) async fn rollback(engine: Engine, printer: &Printer) -> Result<Exit, 
             }
         })
     };
-    let promoted = matches!(log.state.ended, Some(Outcome::Promoted { .. }));
+    let promoted = matches!(log.state.ended, Some(Outcome::Promoted { .. } | Outcome::Failed(_)));
     let entry = |fact| Entry::new(SystemClock.now(), &engine.holder.by, fact);
     if seen.split.as_ref() == Some(&back) {
         // Somebody was stopped between moving the traffic and writing it down.
