@@ -3,9 +3,12 @@ import json
 import os
 import signal
 import subprocess
+import threading
+import time
 import urllib.error
 import urllib.request
 import zipfile
+from http.client import HTTPConnection
 
 import numpy as np
 import pytest
@@ -208,3 +211,41 @@ def test_each_request_is_a_line_with_its_trace(folder):
     (line,) = [line for line in lines if "httpRequest" in line]
     assert line["httpRequest"]["status"] == 400 and line["message"] == answer["error"]
     assert line["logging.googleapis.com/trace"] == f"projects/shop/traces/{trace}"
+
+
+def ask_until_told_to_close(server, body, counts):
+    """As whoever spreads requests over containers does: no further request once one says so."""
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+    while True:
+        try:
+            connection.request("POST", f"/v2/models/{MODEL}/infer", body)
+            answer = connection.getresponse()
+            answer.read()
+        except Exception as error:  # whatever it is, a request was lost
+            counts["lost"].append(repr(error))
+            return
+        counts["answered" if answer.status == 200 else "refused"].append(answer.status)
+        if answer.headers.get("connection") == "close":
+            return
+
+
+def test_nothing_that_was_sent_is_lost_when_the_server_is_told_to_stop(folder):
+    head = {"name": "image", "shape": [1, 64], "datatype": "FP32", "data": [1.5] * 64}
+    body = json.dumps({"inputs": [head]}).encode()
+    for _ in range(int(os.environ.get("SLSML_STOPS", "5"))):
+        server = Server(folder, SLSML_ACCESS_LOG="false")
+        counts = {"answered": [], "refused": [], "lost": []}
+        clients = [
+            threading.Thread(target=ask_until_told_to_close, args=(server, body, counts))
+            for _ in range(8)
+        ]
+        for client in clients:
+            client.start()
+        began = time.monotonic()
+        while len(counts["answered"]) < 50 and not counts["lost"]:
+            assert time.monotonic() < began + 20, counts
+            time.sleep(0.001)
+        _, code = server.stop()
+        for client in clients:
+            client.join()
+        assert (code, counts["lost"], counts["refused"]) == (0, [], []), counts

@@ -187,7 +187,7 @@ impl Bench<'_> {
     async fn measure(&self, model: &Path, shapes: &[ShapeOverride]) -> Result<Report, Error> {
         let name = model.file_name().unwrap_or(model.as_os_str()).to_string_lossy().into_owned();
         eprintln!("{name}: packaging, then {} rounds", self.args.runs);
-        let flags = self.flags(shapes);
+        let flags = packaging::flags(shapes, &self.args.dim);
         let scratch = tempfile::tempdir()?;
         let slsml = self.programs.join("slsml");
         let package = packaging::measure(&slsml, model, &flags, &self.peers, scratch.path())?;
@@ -248,20 +248,6 @@ impl Bench<'_> {
             }
         }
         report(name, self.args.runs, &rounds, &package, [peak, peak_python], difference)
-    }
-
-    fn flags(&self, shapes: &[ShapeOverride]) -> Vec<String> {
-        let shapes = shapes.iter().flat_map(|shape| {
-            let dim = |dim: &Option<usize>| dim.map_or("?".into(), |length| length.to_string());
-            let dims = shape.dims.iter().map(dim).collect::<Vec<_>>().join("x");
-            ["--shape".to_owned(), format!("{}={dims}", shape.input)]
-        });
-        let dims = self
-            .args
-            .dim
-            .iter()
-            .flat_map(|dim| ["--dim".to_owned(), format!("{}={}", dim.name, dim.length)]);
-        shapes.chain(dims).collect()
     }
 }
 

@@ -5,6 +5,7 @@
 mod breadth;
 mod case;
 mod chaos;
+mod client;
 mod coldstart;
 mod figures;
 mod load;
@@ -13,6 +14,7 @@ mod peers;
 mod process;
 mod request;
 mod runtime_api;
+mod serve;
 mod simulate;
 
 use std::process::ExitCode;
@@ -30,6 +32,8 @@ enum Args {
     Coldstart(coldstart::Args),
     /// ONNX's operator cases: which plain tract passes and which the packaged form passes
     Breadth(breadth::Args),
+    /// The container's server: against FastAPI with onnxruntime, and a bare run of the model
+    Serve(serve::Args),
     /// Releases in virtual time: false alarms, detection, what happens without traffic
     Simulate(simulate::Args),
     /// Releases that are killed, or refused by the API, at any call they make, under live traffic
@@ -48,6 +52,7 @@ async fn main() -> ExitCode {
         Args::Coldstart(args) => coldstart::run(args).await,
         Args::Breadth(args) => breadth::run(&args),
         Args::Chaos(args) => chaos::run(args).await,
+        Args::Serve(args) => serve::run(args).await,
         Args::Simulate(args) => simulate::run(&args),
         Args::Case(args) => case::run(&args),
         Args::Load(args) => load::run(&args),

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use slsml_import::{DimOverride, ShapeOverride};
+
 use crate::Error;
 use crate::figures::Series;
 use crate::peers::Peers;
@@ -66,4 +68,16 @@ pub(crate) fn measure(
         zip_bytes_without_model: zip_bytes - compressed,
         model_bytes,
     })
+}
+
+/// Shapes and dimensions as `slsml package` takes them.
+pub(crate) fn flags(shapes: &[ShapeOverride], dims: &[DimOverride]) -> Vec<String> {
+    let shapes = shapes.iter().flat_map(|shape| {
+        let dim = |dim: &Option<usize>| dim.map_or("?".into(), |length| length.to_string());
+        let dims = shape.dims.iter().map(dim).collect::<Vec<_>>().join("x");
+        ["--shape".to_owned(), format!("{}={dims}", shape.input)]
+    });
+    let dims =
+        dims.iter().flat_map(|dim| ["--dim".to_owned(), format!("{}={}", dim.name, dim.length)]);
+    shapes.chain(dims).collect()
 }

@@ -73,6 +73,11 @@ impl Peers {
         })
     }
 
+    /// One of the peers' scripts.
+    pub(crate) fn script(&self, name: &str) -> PathBuf {
+        self.scripts.join(name)
+    }
+
     /// The script that times onnxruntime alone.
     pub(crate) fn warm_script(&self) -> PathBuf {
         self.scripts.join("warm.py")

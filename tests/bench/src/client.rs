@@ -1,0 +1,167 @@
+//! A client that sends the same request again and again over connections it keeps, and load made of
+//! many of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use http::{Request, StatusCode, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use crate::Error;
+
+/// What to send.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Bytes,
+    pub(crate) http2: bool,
+}
+
+/// A connection.
+pub(crate) struct Client {
+    address: String,
+    sender: Sender,
+}
+
+enum Sender {
+    One(http1::SendRequest<Full<Bytes>>),
+    Two(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Client {
+    pub(crate) async fn connect(address: &str, http2: bool) -> Result<Client, Error> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let io = TokioIo::new(stream);
+        let sender = if http2 {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
+            tokio::spawn(connection);
+            Sender::Two(sender)
+        } else {
+            let (sender, connection) = http1::handshake(io).await?;
+            tokio::spawn(connection);
+            Sender::One(sender)
+        };
+        Ok(Client { address: address.into(), sender })
+    }
+
+    /// One request; its status and its answer.
+    pub(crate) async fn send(&mut self, ask: &Ask) -> Result<(StatusCode, Bytes), Error> {
+        let mut request = Request::post(match ask.http2 {
+            true => format!("http://{}{}", self.address, ask.path),
+            false => ask.path.clone(),
+        });
+        if ask.http2 {
+            request = request.version(Version::HTTP_2);
+        } else {
+            request = request.header("host", &self.address);
+        }
+        for (name, value) in &ask.headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::new(ask.body.clone()))?;
+        let answer = match &mut self.sender {
+            Sender::One(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+            Sender::Two(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+        };
+        let status = answer.status();
+        Ok((status, answer.into_body().collect().await?.to_bytes()))
+    }
+}
+
+/// What became of a load.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    /// How long answered requests took, sorted.
+    pub(crate) took: Vec<Duration>,
+    pub(crate) refused_503: u64,
+    pub(crate) other_errors: u64,
+    pub(crate) lasted: Duration,
+}
+
+impl Loaded {
+    pub(crate) fn per_second(&self) -> f64 {
+        self.took.len() as f64 / self.lasted.as_secs_f64()
+    }
+
+    pub(crate) fn p99_ms(&self) -> f64 {
+        let at = self.took.len().saturating_sub(1) * 99 / 100;
+        self.took.get(at).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+    }
+}
+
+/// Load by so many connections, each sending its next request once it has its answer, or, with a
+/// pace, so many requests a second altogether at most.
+pub(crate) async fn load(
+    address: &str,
+    ask: &Ask,
+    connections: usize,
+    pace: Option<f64>,
+    lasts: Duration,
+) -> Result<Loaded, Error> {
+    let began = Instant::now();
+    let sent = Arc::new(AtomicU64::new(0));
+    let tasks: Vec<_> = (0..connections)
+        .map(|_| {
+            let (address, ask, sent) = (address.to_owned(), ask.clone(), sent.clone());
+            tokio::spawn(async move { one(&address, &ask, pace, &sent, began, lasts).await })
+        })
+        .collect();
+    let mut all = Loaded::default();
+    for task in tasks {
+        let one = task.await?;
+        all.took.extend(one.took);
+        all.refused_503 += one.refused_503;
+        all.other_errors += one.other_errors;
+    }
+    all.lasted = began.elapsed();
+    all.took.sort_unstable();
+    Ok(all)
+}
+
+async fn one(
+    address: &str,
+    ask: &Ask,
+    pace: Option<f64>,
+    sent: &AtomicU64,
+    began: Instant,
+    lasts: Duration,
+) -> Loaded {
+    let mut loaded = Loaded::default();
+    let mut client = None;
+    while began.elapsed() < lasts {
+        if let Some(pace) = pace {
+            let turn = sent.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep_until((began + Duration::from_secs_f64(turn as f64 / pace)).into())
+                .await;
+        }
+        let sending = Instant::now();
+        let answer = async {
+            let mut connected = match client.take() {
+                Some(client) => client,
+                None => Client::connect(address, ask.http2).await?,
+            };
+            let (status, _) = connected.send(ask).await?;
+            client = Some(connected);
+            Ok::<_, Error>(status)
+        };
+        match answer.await {
+            Ok(StatusCode::OK) => loaded.took.push(sending.elapsed()),
+            Ok(StatusCode::SERVICE_UNAVAILABLE) => loaded.refused_503 += 1,
+            Ok(_) | Err(_) => loaded.other_errors += 1,
+        }
+    }
+    loaded
+}
