@@ -1,6 +1,8 @@
 //! Everything an answer needs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use slsml_inference::{InferRequest, Limits, ProtocolError, Service, failed};
 use slsml_model::{MANIFEST_FILE, MODEL_FILE, Manifest, Model, Tensor};
@@ -19,7 +21,41 @@ pub(crate) struct App {
     pub(crate) service: Service,
     pub(crate) queue: Arc<Queue>,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) pace: Arc<Pace>,
     pub(crate) settings: Settings,
+}
+
+/// How long a run takes, as far as is known.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// A moving mean, in nanoseconds.
+    mean: AtomicU64,
+}
+
+/// A run shorter than this holds up nobody who shares its thread.
+const QUICK: Duration = Duration::from_micros(200);
+
+/// The share of the last run in the mean is one of so many.
+const MEMORY: u64 = 8;
+
+impl Pace {
+    fn new() -> Pace {
+        // Slow until it is known to be quick.
+        Pace { mean: AtomicU64::new(u64::try_from((4 * QUICK).as_nanos()).unwrap_or(u64::MAX)) }
+    }
+
+    /// A run took so long.
+    pub(crate) fn took(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        // Two at once may lose one of them, which changes nothing.
+        let mean = self.mean.load(Ordering::Relaxed);
+        let next = mean - mean / MEMORY + nanos / MEMORY;
+        self.mean.store(next, Ordering::Relaxed);
+    }
+
+    fn is_quick(&self) -> bool {
+        Duration::from_nanos(self.mean.load(Ordering::Relaxed)) < QUICK
+    }
 }
 
 /// Why a request has no answer of the model's.
@@ -49,7 +85,8 @@ impl App {
         let queue = Arc::new(Queue::new(settings.threads));
         let batches = Arc::new(Batches::of(model.signature(), settings.batch_size));
         let (threads, delay) = (settings.threads, settings.batch_delay);
-        workers::start(threads, delay, &model, &batches, &queue, &stats)?;
+        let pace = Arc::new(Pace::new());
+        workers::start(threads, delay, &model, &batches, &queue, &stats, &pace)?;
         let service = Service {
             name: manifest.name,
             // Cloud Run's name of the revision says which release answered.
@@ -59,12 +96,21 @@ impl App {
             counted: manifest.counted,
             extensions: &["binary_tensor_data"],
         };
-        Ok(Arc::new(App { service, queue, stats, settings: settings.clone() }))
+        Ok(Arc::new(App { service, queue, stats, pace, settings: settings.clone() }))
     }
 
-    /// Runs the model for a request once a thread is free.
+    /// Runs the model for a request once a thread is free. A run that takes less time than waking
+    /// another thread twice is done at once, where nobody waits.
     pub(crate) async fn run(&self, request: &mut InferRequest) -> Result<Vec<Tensor>, Refusal> {
         let inputs = std::mem::take(&mut request.inputs);
+        let may_wait = self.settings.batch_delay > Duration::ZERO;
+        if self.pace.is_quick() && self.queue.len() == 0 && !may_wait {
+            let began = Instant::now();
+            let answer = self.service.model.run(inputs);
+            self.pace.took(began.elapsed());
+            self.stats.ran(1);
+            return answer.map_err(|error| failed(&error).into());
+        }
         let (reply, answer) = oneshot::channel();
         self.queue.push(Job { inputs, reply }).map_err(|Full| Refusal::Busy)?;
         match answer.await {

@@ -1,10 +1,11 @@
 //! The threads that run the model.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use slsml_model::Model;
 
+use crate::app::Pace;
 use crate::batch::Batches;
 use crate::queue::Queue;
 use crate::stats::Stats;
@@ -17,24 +18,35 @@ pub(crate) fn start(
     batches: &Arc<Batches>,
     queue: &Arc<Queue>,
     stats: &Arc<Stats>,
+    pace: &Arc<Pace>,
 ) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
     (0..threads)
         .map(|number| {
             let (model, batches) = (model.clone(), batches.clone());
-            let (queue, stats) = (queue.clone(), stats.clone());
+            let (queue, stats, pace) = (queue.clone(), stats.clone(), pace.clone());
             std::thread::Builder::new().name(format!("model-{number}")).spawn(move || {
-                work(&model, &batches, &queue, &stats, delay);
+                work(&model, &batches, &queue, &stats, &pace, delay);
             })
         })
         .collect()
 }
 
-fn work(model: &Model, batches: &Batches, queue: &Queue, stats: &Stats, delay: Duration) {
+fn work(
+    model: &Model,
+    batches: &Batches,
+    queue: &Queue,
+    stats: &Stats,
+    pace: &Pace,
+    delay: Duration,
+) {
     while let Some(jobs) = queue.take(delay, |jobs, next| batches.fits(jobs, next)) {
         stats.ran(jobs.len());
         let (inputs, replies): (Vec<_>, Vec<_>) =
             jobs.into_iter().map(|job| (job.inputs, job.reply)).unzip();
-        for (reply, answer) in replies.into_iter().zip(batches.run(model, inputs)) {
+        let began = Instant::now();
+        let answers = batches.run(model, inputs);
+        pace.took(began.elapsed());
+        for (reply, answer) in replies.into_iter().zip(answers) {
             // Whoever asked may have gone away.
             let _ = reply.send(answer);
         }

@@ -19,7 +19,7 @@ use crate::peers::{self, Peers};
 use crate::{Error, packaging, request};
 
 /// How many connections load is tried with.
-const CONNECTIONS: [usize; 5] = [1, 2, 4, 8, 16];
+const CONNECTIONS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 
 /// By how much more requests come than can be answered.
 const OVERLOAD: f64 = 10.0;
