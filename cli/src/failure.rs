@@ -103,8 +103,8 @@ impl From<ImportError> for Failure {
 impl From<RuntimeError> for Failure {
     fn from(error: RuntimeError) -> Failure {
         Failure::usage(error).help(
-            "slsml looks for `bootstrap` (with --arch arm64 `bootstrap-arm64`) beside its own \
-             executable; pass --runtime PATH for another",
+            "slsml looks for `bootstrap`, for containers `slsml-server` (with --arch arm64 \
+             `…-arm64`), beside its own executable; pass --runtime PATH for another",
         )
     }
 }
