@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use slsml_lambda::{AliasTarget, BucketStore, VersionMetrics};
-use slsml_release::lease::Holder;
+use slsml_release::lease::{Holder, Lease};
 use slsml_release::ports::{Clock, PortError, Store, SystemClock, Tag};
 use slsml_release::{DriveError, Instant, World};
 
@@ -78,6 +78,11 @@ impl Engine {
     /// What to add to a command so that it means this alias.
     pub(crate) fn flags(&self) -> String {
         format!("{} --function {} --alias {}", self.place, self.function, self.alias)
+    }
+
+    /// Whether somebody works under a lease now.
+    pub(crate) fn is_worked_under(&self, lease: &Lease) -> bool {
+        lease.is_live(SystemClock.now(), is_gone)
     }
 
     /// The name of the latest release; none before the first.

@@ -9,7 +9,7 @@ mod answer;
 mod error;
 mod lift;
 mod limits;
-mod metadata;
+pub mod metadata;
 mod numbers;
 pub mod raw;
 mod request;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use slsml_model::{Data, Datatype, Dim, Signature, Tensor, TensorSpec};
 
@@ -63,7 +63,7 @@ struct Body<'a> {
     #[serde(borrow)]
     inputs: Vec<Input<'a>>,
     outputs: Option<Vec<Output>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_none")]
     parameters: Parameters,
 }
 
@@ -75,7 +75,7 @@ struct Input<'a> {
     datatype: String,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_none")]
     parameters: Parameters,
 }
 
@@ -95,8 +95,13 @@ fn volume(shape: &[usize]) -> Option<usize> {
 #[derive(Deserialize)]
 struct Output {
     name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_none")]
     parameters: Parameters,
+}
+
+/// Clients that know of parameters and have none may say `null`.
+fn null_is_none<'de, D: Deserializer<'de>>(json: D) -> Result<Parameters, D::Error> {
+    Option::deserialize(json).map(Option::unwrap_or_default)
 }
 
 fn bad(message: impl Into<String>) -> ProtocolError {

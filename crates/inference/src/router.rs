@@ -145,18 +145,28 @@ impl Service {
 
     /// What follows `NAME[/versions/V]` when both are this model's.
     fn in_model<'p, 's>(&self, parts: &'s [&'p str]) -> Result<&'s [&'p str], ProtocolError> {
-        let unknown = |what: String| Err(ProtocolError::NotFound(what));
-        match parts {
-            [name, ..] if *name != self.name => {
-                unknown(format!("no model `{name}`; this is `{}`", self.name))
-            }
-            [_, "versions", version, ..] if *version != self.version => {
-                unknown(format!("no version `{version}`; this is `{}`", self.version))
-            }
-            [_, "versions", _, rest @ ..] => Ok(rest),
-            [_, rest @ ..] => Ok(rest),
-            [] => unknown(format!("name a model: /v2/models/{}", self.name)),
+        let [name, rest @ ..] = parts else {
+            let named = format!("name a model: /v2/models/{}", self.name);
+            return Err(ProtocolError::NotFound(named));
+        };
+        match rest {
+            ["versions", version, rest @ ..] => self.check_name(name, version).map(|()| rest),
+            rest => self.check_name(name, "").map(|()| rest),
         }
+    }
+
+    /// Refuses another model's name, or another version than this if one is named.
+    pub fn check_name(&self, name: &str, version: &str) -> Result<(), ProtocolError> {
+        let unknown = |what: &str, name: &str, this: &str| {
+            Err(ProtocolError::NotFound(format!("no {what} `{name}`; this is `{this}`")))
+        };
+        if name != self.name {
+            return unknown("model", name, &self.name);
+        }
+        if !version.is_empty() && version != self.version {
+            return unknown("version", version, &self.version);
+        }
+        Ok(())
     }
 }
 

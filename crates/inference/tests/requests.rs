@@ -197,6 +197,15 @@ fn parse_binary((body, length): (Vec<u8>, usize)) -> Result<InferRequest, Protoc
 }
 
 #[test]
+fn parameters_may_be_null() {
+    let mut body = request(json!([1, 2]), json!([7]));
+    body["parameters"] = Value::Null;
+    body["inputs"][0]["parameters"] = Value::Null;
+    body["outputs"] = json!([{ "name": "z", "parameters": null }]);
+    assert_eq!(indices(&parse(&body).unwrap()), [1]);
+}
+
+#[test]
 fn elements_may_follow_the_json_as_bytes() {
     let read = parse_binary(binary(&[1.5, -2.0], 8, &[])).unwrap();
     assert_eq!(read.inputs[0].data(), &Data::Fp32(vec![1.5, -2.0]));

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::evidence::{Block, Counts, Measure, UnknownMeasure};
+use crate::evidence::{Block, Counts, Measure, OUTPUTS, UnknownMeasure};
 use crate::sequential::{Bound, Evidence, Share, interval};
 
 /// A condition on the candidate's requests.
@@ -171,7 +171,8 @@ impl Judge {
         let evidence = match check.metric {
             // How many are used is not known beforehand, and what is bet on must be.
             Measure::Outputs => (0..OUTPUTS)
-                .flat_map(|bin| [before.output(bin), before.output(bin).complement()])
+                .map(|bin| before.output(bin.into()))
+                .flat_map(|share| [share, share.complement()])
                 .map(|usual| Evidence::new(bound(check), stages).knowing(usual))
                 .collect(),
             _ => vec![Evidence::new(bound(check), stages).knowing(before.share(&check.metric))],
@@ -249,9 +250,6 @@ impl Judge {
         }
     }
 }
-
-/// How many classes or ranges the runtime counts answers in.
-const OUTPUTS: usize = 16;
 
 fn bound(check: &Check) -> Bound {
     match check.against {

@@ -11,6 +11,9 @@ use thiserror::Error;
 use crate::Instant;
 use crate::sequential::Share;
 
+/// How many classes or ranges a model's answers are counted in at most.
+pub const OUTPUTS: u8 = 16;
+
 /// What is counted of a revision's requests. As text, in settings and in the journal: `errors`,
 /// `throttles`, `slower_than_250ms`, `custom:NAME`, `outputs`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -32,7 +32,7 @@ pub use drive::{
     DriveError, Event, Last, Release, World, begin, check_metrics, idle, key, last, resume,
     take_lease, unfinished,
 };
-pub use evidence::{Block, Counts, Latency, Measure, UnknownMeasure};
+pub use evidence::{Block, Counts, Latency, Measure, OUTPUTS, UnknownMeasure};
 pub use plan::{Need, Planned, requests_to_pass, unfold};
 pub use split::{Revision, Split, Weight, WeightError};
 pub use state::State;

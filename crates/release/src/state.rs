@@ -44,7 +44,7 @@ pub struct State {
     pub intended: Option<Intent>,
     /// Up to when requests were counted.
     pub looked_until: Instant,
-    /// Counts since then: stable and candidate.
+    /// Counts from `watched_since` until then: stable and candidate.
     pub counted: (Counts, Counts),
     /// Since when nothing could be read. It is no part of the journal.
     pub blind_since: Option<Instant>,

@@ -17,7 +17,7 @@ use aws_sdk_cloudwatch::types::{
 };
 use aws_smithy_types::DateTime;
 use slsml_release::ports::{Metrics, PortError};
-use slsml_release::{Counts, Latency, Measure, Revision};
+use slsml_release::{Counts, Latency, Measure, OUTPUTS, Revision};
 
 use crate::{Clients, LambdaError};
 
@@ -39,9 +39,14 @@ impl VersionMetrics {
         VersionMetrics { clients: clients.clone(), function, alias, period }
     }
 
+    /// What requests are sent to, as metrics name it.
+    fn resource(&self) -> String {
+        format!("{}:{}", self.function, self.alias)
+    }
+
     /// What to ask for, under the names the sums are known by afterwards.
     fn queries(&self, version: &str, measures: &[Measure]) -> Vec<Query> {
-        let resource = format!("{}:{}", self.function, self.alias);
+        let resource = self.resource();
         let dimensions = |version_is_called: &str| {
             vec![
                 dimension("FunctionName", &self.function),
@@ -57,8 +62,7 @@ impl VersionMetrics {
                 .build()
         };
         let own = |name: &str| {
-            // A metric of the user's own may be in a namespace of its own.
-            let (namespace, name) = name.rsplit_once('/').unwrap_or((NAMESPACE, name));
+            let (namespace, name) = named(name);
             Metric::builder()
                 .namespace(namespace)
                 .metric_name(name)
@@ -87,10 +91,11 @@ impl VersionMetrics {
                 Measure::Custom(name) => queries.push(sum(of, own(name))),
                 // The nth class or range is counted as 2 to the power of n, which keeps them apart
                 // however CloudWatch rounds.
-                Measure::Outputs => queries.extend((0..OUTPUT_BINS).map(|bin| {
-                    let (low, high) = (0.75 * 2f64.powi(bin), 1.5 * 2f64.powi(bin));
+                Measure::Outputs => queries.extend((0..OUTPUTS).map(|bin| {
+                    let value = 2f64.powi(bin.into());
+                    let (low, high) = (0.75 * value, 1.5 * value);
                     let stat = format!("TC({low}:{high})");
-                    Query { of: Of::Output(bin.unsigned_abs()), metric: own("Prediction"), stat }
+                    Query { of: Of::Output(bin), metric: own("Prediction"), stat }
                 })),
             }
         }
@@ -156,8 +161,10 @@ impl VersionMetrics {
 /// The namespace of the runtime's metrics.
 const NAMESPACE: &str = "slsml";
 
-/// How many classes or ranges of the outputs there are at most.
-const OUTPUT_BINS: i32 = 16;
+/// A metric's namespace and name: one of the user's own may be in a namespace of its own.
+fn named(metric: &str) -> (&str, &str) {
+    metric.rsplit_once('/').unwrap_or((NAMESPACE, metric))
+}
 
 /// One series to ask for.
 struct Query {
@@ -175,7 +182,7 @@ enum Of {
     ServerErrors,
     Percentile(u8),
     Measure(Measure),
-    Output(u32),
+    Output(u8),
 }
 
 fn dimension(name: &str, value: &str) -> Dimension {
@@ -217,8 +224,7 @@ fn counts(queries: &[Query], found: &[Vec<(i64, f64)>], measures: &[Measure]) ->
     });
     let mut outputs = Vec::new();
     if measures.contains(&Measure::Outputs) {
-        let bins = 0..OUTPUT_BINS.unsigned_abs();
-        outputs = bins.map(|bin| sum(&Of::Output(bin))).collect();
+        outputs = (0..OUTPUTS).map(|bin| sum(&Of::Output(bin))).collect();
         let used = outputs.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
         outputs.truncate(used);
     }
@@ -267,8 +273,7 @@ impl Metrics for VersionMetrics {
 
     async fn knows(&self, measure: &Measure) -> Result<bool, PortError> {
         let Measure::Custom(name) = measure else { return Ok(true) };
-        let (namespace, name) = name.rsplit_once('/').unwrap_or((NAMESPACE, name));
-        let resource = format!("{}:{}", self.function, self.alias);
+        let (namespace, name) = named(name);
         let filter = |name: &str| DimensionFilter::builder().name(name);
         let mut pages = self
             .clients
@@ -277,7 +282,7 @@ impl Metrics for VersionMetrics {
             .namespace(namespace)
             .metric_name(name)
             .dimensions(filter("FunctionName").value(&self.function).build())
-            .dimensions(filter("Resource").value(resource).build())
+            .dimensions(filter("Resource").value(self.resource()).build())
             .dimensions(filter("Version").build())
             .into_paginator()
             .send();

@@ -38,7 +38,7 @@ pub(super) async fn rollback(engine: Engine, printer: &Printer) -> Result<Exit, 
             }
         })
     };
-    let promoted = matches!(log.state.ended, Some(Outcome::Promoted { .. } | Outcome::Failed(_)));
+    let has_all = matches!(log.state.ended, Some(Outcome::Promoted { .. } | Outcome::Failed(_)));
     let entry = |fact| Entry::new(SystemClock.now(), &engine.holder.by, fact);
     if seen.split.as_ref() == Some(&back) {
         // Somebody was stopped between moving the traffic and writing it down.
@@ -50,7 +50,7 @@ pub(super) async fn rollback(engine: Engine, printer: &Printer) -> Result<Exit, 
         return done(false);
     }
     let left = Split::all_to(log.state.candidate.clone());
-    if !promoted || seen.split.as_ref() != Some(&left) {
+    if !has_all || seen.split.as_ref() != Some(&left) {
         let found = seen.split.as_ref().map_or("gone".into(), Split::to_string);
         return Err(Failure::new(
             Exit::Moved,

@@ -227,7 +227,9 @@ impl Shown {
             "reason": reason,
         });
         printer.result(&value, || match (reason, &self.version) {
-            (Some(_), _) if name == "failed" => format!("It was {}.", story::outcome(outcome)),
+            _ if matches!(outcome, Outcome::Failed(_)) => {
+                format!("It was {}.", story::outcome(outcome))
+            }
             (Some(reason), _) => format!("Rolled back: {}.", story::reason(reason)),
             (None, Some(version)) => format!(
                 "Released: {alias} of {function} is at version {version}.\n\n\

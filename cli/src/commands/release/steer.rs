@@ -6,7 +6,7 @@
 use serde_json::json;
 use slsml_release::journal::{Ask, Entry, Fact, Log};
 use slsml_release::ports::{Clock, SystemClock, Target};
-use slsml_release::{Split, lease, resume as go_on, unfinished};
+use slsml_release::{Split, resume as go_on, unfinished};
 
 use super::show::{Shown, Teller, run_to_end};
 use super::{no_release, open, watch};
@@ -29,7 +29,7 @@ pub(super) async fn resume(engine: Engine, printer: &Printer) -> Result<Exit, Fa
         write(&engine, &mut log, Ask::Resume).await?;
     }
     drop(log);
-    if live(&engine, &lease) {
+    if engine.is_worked_under(&lease) {
         printer.note(&format!("{} is working on it", lease.holder.by));
     }
     follow(engine, &name, None, printer).await
@@ -46,7 +46,7 @@ pub(super) async fn ask(engine: Engine, what: Ask, printer: &Printer) -> Result<
     let mut log = open(&engine, &name).await?;
     write(&engine, &mut log, what).await?;
     drop(log);
-    let live = live(&engine, &lease);
+    let live = engine.is_worked_under(&lease);
     if what == Ask::Pause {
         let value = json!({ "function": engine.function, "alias": engine.alias, "release": name, "paused": true, "watched": live });
         let who = if live {
@@ -89,10 +89,6 @@ async fn take_over(
     let work = go_on(&world, &engine.name, name, |event| teller.tell(event));
     let shown = Shown { asked, ..Shown::default() };
     run_to_end(&engine, &shown, printer, work).await
-}
-
-fn live(engine: &Engine, lease: &lease::Lease) -> bool {
-    lease.is_live(SystemClock.now(), engine.world().is_gone)
 }
 
 /// Writes a wish down, however often others write in between.

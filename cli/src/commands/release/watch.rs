@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use slsml_release::journal::Ask;
+use slsml_release::journal::{Ask, Log};
 use slsml_release::ports::{Clock, SystemClock};
 use slsml_release::{Action, Event, State, decide, lease};
 
 use super::open;
 use super::show::{Shown, Teller};
-use crate::engine::Engine;
+use crate::engine::{Engine, Journals};
 use crate::failure::{Exit, Failure};
 use crate::printer::Printer;
 
@@ -17,9 +17,13 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Watches until it is over.
 pub(super) async fn watch(engine: &Engine, name: &str, printer: &Printer) -> Result<Exit, Failure> {
-    let always = async || Ok(true);
-    let watched = watch_while(engine, name, None, printer, always).await?;
-    watched.ok_or_else(|| Failure::new(Exit::Internal, "nobody watches any more"))
+    let mut watched = Watched::open(engine, name, None, printer).await?;
+    loop {
+        if let Some(exit) = watched.tell()? {
+            return Ok(exit);
+        }
+        watched.wait().await?;
+    }
 }
 
 /// Watches while whoever works on it lives; none if nobody does and it is not over.
@@ -29,40 +33,59 @@ pub(super) async fn watch_worker(
     asked: Option<Ask>,
     printer: &Printer,
 ) -> Result<Option<Exit>, Failure> {
-    let lives = async || {
-        let last = lease::read(&engine.journals, &engine.name).await?;
-        let gone = engine.world().is_gone;
-        Ok(last.is_some_and(|(lease, _)| lease.is_live(SystemClock.now(), gone)))
-    };
-    watch_while(engine, name, asked, printer, lives).await
-}
-
-async fn watch_while(
-    engine: &Engine,
-    name: &str,
-    asked: Option<Ask>,
-    printer: &Printer,
-    goes_on: impl AsyncFn() -> Result<bool, Failure>,
-) -> Result<Option<Exit>, Failure> {
-    let mut log = open(engine, name).await?;
-    let mut teller = Teller::new(printer, None);
-    let mut told = 0;
+    let mut watched = Watched::open(engine, name, asked, printer).await?;
     loop {
-        for entry in &log.entries[told..] {
-            teller.tell(Event::Recorded(entry, &log.state));
+        if let Some(exit) = watched.tell()? {
+            return Ok(Some(exit));
         }
-        told = log.entries.len();
-        if let Some(outcome) = &log.state.ended {
-            let version = Some(log.state.candidate.clone());
-            let shown = Shown { version, settings_changed: false, asked };
-            return shown.ended(engine, outcome, printer).map(Some);
-        }
-        if !goes_on().await? {
+        let last = lease::read(&engine.journals, &engine.name).await?;
+        if !last.is_some_and(|(lease, _)| engine.is_worked_under(&lease)) {
             return Ok(None);
         }
-        waiting(&log.state, &mut teller);
+        watched.wait().await?;
+    }
+}
+
+/// A release that is watched, and how much of it was told.
+struct Watched<'a> {
+    engine: &'a Engine,
+    printer: &'a Printer,
+    asked: Option<Ask>,
+    log: Log<'a, Journals>,
+    teller: Teller<'a>,
+    told: usize,
+}
+
+impl<'a> Watched<'a> {
+    async fn open(
+        engine: &'a Engine,
+        name: &str,
+        asked: Option<Ask>,
+        printer: &'a Printer,
+    ) -> Result<Watched<'a>, Failure> {
+        let (log, teller) = (open(engine, name).await?, Teller::new(printer, None));
+        Ok(Watched { engine, printer, asked, log, teller, told: 0 })
+    }
+
+    /// Tells what is new; how it ended, once it has.
+    fn tell(&mut self) -> Result<Option<Exit>, Failure> {
+        let state = &self.log.state;
+        for entry in &self.log.entries[self.told..] {
+            self.teller.tell(Event::Recorded(entry, state));
+        }
+        self.told = self.log.entries.len();
+        let Some(outcome) = &state.ended else { return Ok(None) };
+        let version = Some(state.candidate.clone());
+        let shown = Shown { version, settings_changed: false, asked: self.asked };
+        shown.ended(self.engine, outcome, self.printer).map(Some)
+    }
+
+    /// Says what it waits for, and reads the journal again after a while.
+    async fn wait(&mut self) -> Result<(), Failure> {
+        waiting(&self.log.state, &mut self.teller);
         tokio::time::sleep(EVERY).await;
-        log.refresh().await?;
+        self.log.refresh().await?;
+        Ok(())
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
-use slsml_inference::{Elements, GivenInput, InferRequest, ProtocolError, RawOutput};
-use slsml_model::{Data, Dim, TensorSpec};
+use slsml_inference::{Elements, GivenInput, InferRequest, ProtocolError, RawOutput, metadata};
+use slsml_model::{Data, TensorSpec};
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding;
 use tonic::server::{Grpc, UnaryService};
@@ -129,15 +129,7 @@ where
 }
 
 fn named(app: &App, name: &str, version: &str) -> Result<(), Status> {
-    let service = &app.service;
-    if name != service.name {
-        return Err(Status::not_found(format!("no model `{name}`; this is `{}`", service.name)));
-    }
-    if !version.is_empty() && version != service.version {
-        let this = &service.version;
-        return Err(Status::not_found(format!("no version `{version}`; this is `{this}`")));
-    }
-    Ok(())
+    app.service.check_name(name, version).map_err(|error| status(&error))
 }
 
 async fn server_live(_: Arc<App>, _: Empty) -> Result<ServerLive, Status> {
@@ -155,7 +147,7 @@ async fn model_ready(app: Arc<App>, asked: ModelName) -> Result<Ready, Status> {
 async fn server_metadata(app: Arc<App>, _: Empty) -> Result<ServerMetadata, Status> {
     let extensions = app.service.extensions.iter().map(|&name| name.to_owned());
     Ok(ServerMetadata {
-        name: "slsml".into(),
+        name: metadata::SERVER_NAME.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         extensions: extensions.collect(),
     })
@@ -167,22 +159,15 @@ async fn model_metadata(app: Arc<App>, asked: ModelName) -> Result<ModelMetadata
     let tensor = |spec: &TensorSpec| TensorMetadata {
         name: spec.name.clone(),
         datatype: spec.datatype.to_string(),
-        shape: spec.shape.iter().map(dimension).collect(),
+        shape: spec.shape.iter().map(metadata::length).collect(),
     };
     Ok(ModelMetadata {
         name: app.service.name.clone(),
         versions: vec![app.service.version.clone()],
-        platform: "onnx_onnxv1".into(),
+        platform: metadata::PLATFORM.into(),
         inputs: signature.inputs.iter().map(tensor).collect(),
         outputs: signature.outputs.iter().map(tensor).collect(),
     })
-}
-
-fn dimension(dim: &Dim) -> i64 {
-    match dim {
-        Dim::Fixed(length) => i64::try_from(*length).unwrap_or(i64::MAX),
-        Dim::Named(_) => -1,
-    }
 }
 
 async fn model_infer(
