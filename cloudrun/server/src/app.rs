@@ -1,7 +1,6 @@
 //! Everything an answer needs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use slsml_inference::{InferRequest, Limits, ProtocolError, Service, failed};
@@ -9,13 +8,11 @@ use slsml_model::{MANIFEST_FILE, MODEL_FILE, Manifest, Model, Tensor};
 use tokio::sync::oneshot;
 
 use crate::batch::Batches;
+use crate::pace::Pace;
 use crate::queue::{Full, Job, Queue};
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::{log, workers};
-
-/// A warm-up run is not worth more memory than this many input elements.
-const WARM_UP_ELEMENTS: usize = 16 << 20;
 
 pub(crate) struct App {
     pub(crate) service: Service,
@@ -23,39 +20,6 @@ pub(crate) struct App {
     pub(crate) stats: Arc<Stats>,
     pub(crate) pace: Arc<Pace>,
     pub(crate) settings: Settings,
-}
-
-/// How long a run takes, as far as is known.
-#[derive(Debug)]
-pub(crate) struct Pace {
-    /// A moving mean, in nanoseconds.
-    mean: AtomicU64,
-}
-
-/// A run shorter than this holds up nobody who shares its thread.
-const QUICK: Duration = Duration::from_micros(200);
-
-/// The share of the last run in the mean is one of so many.
-const MEMORY: u64 = 8;
-
-impl Pace {
-    fn new() -> Pace {
-        // Slow until it is known to be quick.
-        Pace { mean: AtomicU64::new(u64::try_from((4 * QUICK).as_nanos()).unwrap_or(u64::MAX)) }
-    }
-
-    /// A run took so long.
-    pub(crate) fn took(&self, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        // Two at once may lose one of them, which changes nothing.
-        let mean = self.mean.load(Ordering::Relaxed);
-        let next = mean - mean / MEMORY + nanos / MEMORY;
-        self.mean.store(next, Ordering::Relaxed);
-    }
-
-    fn is_quick(&self) -> bool {
-        Duration::from_nanos(self.mean.load(Ordering::Relaxed)) < QUICK
-    }
 }
 
 /// Why a request has no answer of the model's.
@@ -78,14 +42,17 @@ impl App {
     pub(crate) fn load(settings: &Settings) -> Result<Arc<App>, Box<dyn std::error::Error>> {
         let manifest = Manifest::read(&settings.model.join(MANIFEST_FILE))?;
         let model = Model::load_to_serve(&settings.model.join(MODEL_FILE))?;
-        if settings.warm_up {
-            warm_up(&model);
+        if settings.warm_up
+            && let Err(error) = model.warm_up()
+        {
+            // Zeros may be input the model refuses; a request will tell.
+            log::error("the warm-up run failed", &error.to_string());
         }
         let stats = Stats::new();
-        let queue = Arc::new(Queue::new(settings.threads));
+        let pace = Arc::new(Pace::new());
+        let queue = Arc::new(Queue::new(settings.threads, pace.clone()));
         let batches = Arc::new(Batches::of(model.signature(), settings.batch_size));
         let (threads, delay) = (settings.threads, settings.batch_delay);
-        let pace = Arc::new(Pace::new());
         workers::start(threads, delay, &model, &batches, &queue, &stats, &pace)?;
         let service = Service {
             name: manifest.name,
@@ -118,14 +85,5 @@ impl App {
             Ok(Err(error)) => Err(failed(&error).into()),
             Err(_) => Err(ProtocolError::Failed("the thread that ran it ended".into()).into()),
         }
-    }
-}
-
-fn warm_up(model: &Model) {
-    if let Some(inputs) = model.signature().zeros(WARM_UP_ELEMENTS)
-        && let Err(error) = model.run(inputs)
-    {
-        // Zeros may be input the model refuses; a request will tell.
-        log::error("the warm-up run failed", &error.to_string());
     }
 }

@@ -10,6 +10,7 @@ mod encoding;
 mod grpc;
 mod listen;
 mod log;
+mod pace;
 mod queue;
 mod rest;
 mod settings;

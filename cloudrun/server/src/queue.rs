@@ -1,22 +1,24 @@
 //! Requests that wait for a run. Their number is bounded: when more come than can be answered, most
 //! are refused at once, and those that are not are answered about as fast as ever.
 //!
-//! A burst may wait, a crowd may not: once the queue has been long for a while it is cut to one
+//! A burst may wait, as long as it can be answered in a tenth of a second; a crowd may not: once the queue has been long for a while it is cut to one
 //! request for each thread, until the threads have had nothing to do for a moment. The idea is that
 //! of K. Nichols and V. Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012: a queue that
 //! never empties serves nobody.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use slsml_model::{RunError, Tensor};
 use tokio::sync::oneshot;
 
-/// How many requests may wait in a burst.
+use crate::pace::Pace;
+
+/// How many requests may wait in a burst, however short a run is.
 const BURST: usize = 256;
 
-/// How long the queue may be long.
+/// How long the queue may be long, and how long a burst may take to be answered.
 const LONG: Duration = Duration::from_millis(100);
 
 /// How long the threads must have been without work before bursts are taken again.
@@ -34,6 +36,7 @@ pub(crate) struct Full;
 
 pub(crate) struct Queue {
     threads: usize,
+    pace: Arc<Pace>,
     inner: Mutex<Inner>,
     filled: Condvar,
 }
@@ -49,8 +52,8 @@ struct Inner {
 }
 
 impl Queue {
-    pub(crate) fn new(threads: usize) -> Queue {
-        Queue { threads, inner: Mutex::default(), filled: Condvar::new() }
+    pub(crate) fn new(threads: usize, pace: Arc<Pace>) -> Queue {
+        Queue { threads, pace, inner: Mutex::default(), filled: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -64,14 +67,22 @@ impl Queue {
 
     /// Whether one more would be refused now.
     pub(crate) fn is_full(&self) -> bool {
-        self.lock().is_full(self.threads)
+        self.lock().is_full(self.threads, self.burst())
+    }
+
+    /// How many requests may wait in a burst.
+    fn burst(&self) -> usize {
+        let run = self.pace.mean().as_nanos().max(1);
+        let runs = usize::try_from(LONG.as_nanos() / run).unwrap_or(BURST);
+        runs.saturating_mul(self.threads).clamp(self.threads, BURST)
     }
 
     /// Puts a request at the end.
     pub(crate) fn push(&self, job: Job) -> Result<(), Full> {
+        let burst = self.burst();
         let mut inner = self.lock();
         inner.measure(self.threads, Instant::now());
-        if inner.is_full(self.threads) {
+        if inner.is_full(self.threads, burst) {
             return Err(Full);
         }
         inner.jobs.push_back(job);
@@ -133,8 +144,8 @@ impl Queue {
 }
 
 impl Inner {
-    fn is_full(&self, threads: usize) -> bool {
-        self.jobs.len() >= if self.cut { threads } else { BURST }
+    fn is_full(&self, threads: usize, burst: usize) -> bool {
+        self.jobs.len() >= if self.cut { threads } else { burst }
     }
 
     fn measure(&mut self, threads: usize, now: Instant) {
@@ -152,13 +163,19 @@ mod tests {
 
     use super::*;
 
+    fn queue(threads: usize, run: Duration) -> Queue {
+        let pace = Pace::new();
+        (0..200).for_each(|_| pace.took(run));
+        Queue::new(threads, Arc::new(pace))
+    }
+
     fn job() -> Job {
         Job { inputs: Vec::new(), reply: oneshot::channel().0 }
     }
 
     #[test]
     fn a_burst_waits_and_a_crowd_is_refused_until_there_is_rest() {
-        let queue = Queue::new(2);
+        let queue = queue(2, Duration::from_micros(300));
         (0..BURST).for_each(|_| queue.push(job()).unwrap());
         assert_eq!(queue.push(job()), Err(Full));
         queue.lock().long_since = Some(Instant::now() - 2 * LONG);
@@ -179,8 +196,18 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_is_no_longer_than_what_can_be_answered_soon() {
+        for (run, expected) in [(300, BURST), (1_000, 200), (10_000, 20), (500_000, 2)] {
+            let queue = queue(2, Duration::from_micros(run));
+            let taken = (0..2 * BURST).take_while(|_| queue.push(job()).is_ok()).count();
+            // The mean is one of integers.
+            assert!(taken.abs_diff(expected) <= 1, "{taken} of runs of {run} us");
+        }
+    }
+
+    #[test]
     fn a_closed_queue_is_emptied_first() {
-        let queue = Queue::new(1);
+        let queue = queue(1, Duration::from_micros(300));
         queue.push(job()).unwrap();
         queue.close();
         assert_eq!(queue.take(Duration::from_secs(9), |_, _| false).unwrap().len(), 1);
@@ -189,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_fits_runs_together_and_waits_no_longer_than_it_is_told() {
-        let queue = Queue::new(1);
+        let queue = queue(1, Duration::from_micros(300));
         (0..5).for_each(|_| queue.push(job()).unwrap());
         let took = queue.take(Duration::ZERO, |jobs, _| jobs.len() < 3).unwrap();
         assert_eq!((took.len(), queue.len()), (3, 2));

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use slsml_model::Model;
 
-use crate::app::Pace;
 use crate::batch::Batches;
+use crate::pace::Pace;
 use crate::queue::Queue;
 use crate::stats::Stats;
 

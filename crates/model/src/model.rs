@@ -52,6 +52,9 @@ pub enum RunError {
     Panicked(String),
 }
 
+/// A warm-up run is not worth more memory than this many input elements.
+const WARM_UP_ELEMENTS: usize = 16 << 20;
+
 impl Model {
     /// Loads the packaged model at `path`, which stays mapped: it must not be written to.
     pub fn load(path: &Path) -> Result<Model, LoadError> {
@@ -131,6 +134,12 @@ impl Model {
     /// A panic inside tract is an error of this run alone.
     pub fn run(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, RunError> {
         self.plan.run(inputs)
+    }
+
+    /// Runs the model once on zeros, unless they would take too much memory.
+    pub fn warm_up(&self) -> Result<(), RunError> {
+        let inputs = self.signature().zeros(WARM_UP_ELEMENTS);
+        inputs.map_or(Ok(()), |inputs| self.run(inputs).map(drop))
     }
 }
 

@@ -12,9 +12,6 @@ use crate::log;
 
 type Error = Box<dyn std::error::Error>;
 
-/// A warm-up run is not worth more memory than this many input elements.
-const WARM_UP_ELEMENTS: usize = 16 << 20;
-
 /// Loads what the artifact holds.
 pub(crate) fn service() -> Result<Service, Error> {
     let home = home()?;
@@ -58,9 +55,7 @@ fn warm_up(model: &Model) {
     if waiting {
         return;
     }
-    if let Some(inputs) = model.signature().zeros(WARM_UP_ELEMENTS)
-        && let Err(error) = model.run(inputs)
-    {
+    if let Err(error) = model.warm_up() {
         // Zeros may be input the model refuses; a request will tell.
         log::error("the warm-up run failed", &error.to_string());
     }
