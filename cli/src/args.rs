@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Show where the bytes of an artifact are
     ExplainSize(ExplainSize),
+    /// Bring a container image to a registry
+    Push(Push),
     /// Put an artifact behind an alias
     #[command(subcommand)]
     Deploy(Deploy),
@@ -82,6 +84,9 @@ pub(crate) struct Package {
     /// cloudrun: the commit it comes from
     #[arg(long, value_name = "COMMIT")]
     pub(crate) revision: Option<String>,
+    /// cloudrun: the model's version, as 1.4.0; with the commit a tag of the image
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) image_version: Option<String>,
     /// The processor it runs on [default: x86_64]
     #[arg(long, value_enum)]
     pub(crate) arch: Option<ArchName>,
@@ -188,6 +193,29 @@ pub(crate) struct ExplainSize {
     /// Draw it, too
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Push {
+    /// Where it goes: REGISTRY/PATH, as in europe-west1-docker.pkg.dev/project/models/digits; a :TAG
+    /// is one more name for it
+    pub(crate) repository: String,
+    /// The folder with artifact.json [default: dist/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) artifact: Option<PathBuf>,
+    /// One more tag; may be given more than once. The image's digest, and the commit and version it
+    /// was packaged with, are tags anyway
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// A repository of the same registry whose blobs are taken over instead of sent
+    #[arg(long, value_name = "PATH")]
+    pub(crate) mount_from: Option<String>,
+    /// Push to the registry on this machine (slsml local up); the repository is a path alone then
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// The local cloud's folder [default: the user's state folder]
+    #[arg(long, value_name = "DIR", env = "SLSML_LOCAL_DIR")]
+    pub(crate) local_dir: Option<PathBuf>,
 }
 
 /// Where the function is.

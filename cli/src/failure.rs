@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use miette::Diagnostic;
 use serde::Serialize;
+use slsml_cloudrun::CloudRunError;
 use slsml_import::ImportError;
 use slsml_lambda::LambdaError;
 use slsml_local::{HomeError, ServeError};
@@ -97,6 +98,30 @@ impl From<ImportError> for Failure {
             _ => Exit::Model,
         };
         Failure { exit, message: error.to_string(), help: error.help() }
+    }
+}
+
+impl From<CloudRunError> for Failure {
+    fn from(error: CloudRunError) -> Failure {
+        match error {
+            CloudRunError::Repository { .. } | CloudRunError::Tag { .. } => Failure::usage(error),
+            CloudRunError::Layout { .. }
+            | CloudRunError::Blob { .. }
+            | CloudRunError::Manifest { .. } => {
+                Failure::new(Exit::Model, error).help("package the model again")
+            }
+            CloudRunError::Credentials { .. } => Failure::new(Exit::Cloud, error)
+                .help("log in with docker login, or mend the helper in docker's config.json"),
+            CloudRunError::Unauthorized { ref registry, .. } => {
+                let help = format!(
+                    "log in with docker login {registry}, gcloud auth login, or aws configure"
+                );
+                Failure::new(Exit::Cloud, error).help(help)
+            }
+            CloudRunError::Registry { .. } => Failure::new(Exit::Cloud, error).help(
+                "the same command goes on where this one ended; no tag names an image that is not whole",
+            ),
+        }
     }
 }
 

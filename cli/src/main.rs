@@ -32,6 +32,8 @@ fn main() -> ExitCode {
         // Help and version come this way too; clap knows which stream and code they take.
         Err(error) => error.exit(),
     };
+    // For every client of this process; it can only be chosen once.
+    let _chosen = rustls::crypto::ring::default_provider().install_default();
     std::panic::set_hook(Box::new(failure::panicked));
     let printer = Printer::new(args.json);
     match failure::guarded(|| commands::run(args, &printer)) {

@@ -330,6 +330,7 @@ impl Settings {
         only("--docker-archive", args.docker_archive.is_some())?;
         only("--source", args.source.is_some())?;
         only("--revision", args.revision.is_some())?;
+        only("--image-version", args.image_version.is_some())?;
         let runtime = match args.runtime {
             Some(runtime) => runtime,
             None => match &self.package.runtime {

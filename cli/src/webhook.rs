@@ -50,7 +50,6 @@ impl Webhook {
             return Err(wrong(&"it must begin with https:// or http://"));
         }
         // Another part of the program may have chosen one already.
-        let _chosen = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().timeout(TIMEOUT).build();
         let client = client.map_err(|error| wrong(&error))?;
         let secret = std::env::var(SECRET).ok().filter(|secret| !secret.is_empty());

@@ -6,6 +6,7 @@ mod inspect;
 mod invoke;
 mod local;
 mod package;
+mod push;
 mod release;
 mod status;
 
@@ -22,6 +23,7 @@ pub(crate) fn run(args: Args, printer: &Printer) -> Result<Exit, Failure> {
         Command::Package(args) => package::run(&settings()?, args, printer),
         Command::Inspect(args) => inspect::run(&settings()?, args, printer),
         Command::ExplainSize(args) => explain_size::run(&settings()?, args, printer),
+        Command::Push(args) => block_on(push::run(&settings()?, args, printer)),
         Command::Deploy(Deploy::Lambda(args)) => {
             block_on(deploy::run(&settings()?, *args, printer))
         }

@@ -27,6 +27,7 @@ pub(crate) fn run(
 ) -> Result<Exit, Failure> {
     let (count_output, count_range) = (args.count_output.clone(), args.count_range.clone());
     let (source, revision) = (args.source.clone(), args.revision.clone());
+    let version = args.image_version.clone();
     let docker_archive = args.docker_archive.clone();
     let plan = settings.package(args)?;
     let modified = source_date_epoch()?;
@@ -66,6 +67,7 @@ pub(crate) fn run(
         modified,
         source: source.as_deref(),
         revision: revision.as_deref(),
+        version: version.as_deref(),
     };
     let artifact = match plan.target {
         TargetName::Lambda => package_lambda(&folder, &ingredients)?,
@@ -244,9 +246,10 @@ fn image_text(folder: &Path, artifact: &Artifact, image: &Image, model: &str) ->
          image   {layout}, an OCI layout\n  \
          size    {size} (program {program}, model {weights})\n  \
          digest  {digest}\n\n\
-         Next: skopeo copy oci:{layout} docker://REGISTRY/{name}",
+         Next: slsml push REGISTRY/{name} --artifact {folder}",
         name = artifact.name,
         arch = image.arch,
+        folder = folder.display(),
         size = bytes(image.bytes),
         program = of(Holds::Runtime),
         weights = of(Holds::Model),

@@ -110,6 +110,8 @@ pub struct ImageParts<'a> {
     pub source: Option<&'a str>,
     /// The commit.
     pub revision: Option<&'a str>,
+    /// The model's version.
+    pub version: Option<&'a str>,
     /// The time files carry, in seconds since 1970.
     pub modified: Option<i64>,
 }
@@ -320,7 +322,8 @@ fn annotations(parts: &ImageParts<'_>) -> HashMap<String, String> {
         ("dev.slsml.version".to_owned(), parts.slsml_version.to_owned()),
         ("dev.slsml.model.sha256".to_owned(), parts.model_sha256.to_owned()),
     ]);
-    let known = [("source", parts.source), ("revision", parts.revision)];
+    let known =
+        [("source", parts.source), ("revision", parts.revision), ("version", parts.version)];
     for (key, value) in known {
         if let Some(value) = value {
             all.insert(format!("org.opencontainers.image.{key}"), value.to_owned());
@@ -390,6 +393,7 @@ mod tests {
             slsml_version: "1",
             source: None,
             revision: Some("abc"),
+            version: None,
             modified: None,
         }
     }

@@ -72,6 +72,8 @@ pub struct Ingredients<'a> {
     pub source: Option<&'a str>,
     /// The commit.
     pub revision: Option<&'a str>,
+    /// The model's version, for an image.
+    pub version: Option<&'a str>,
 }
 
 /// Builds the Lambda zip of a packaged model and writes it with its record into `folder`, unless
@@ -139,6 +141,7 @@ pub fn package_image(
         slsml_version: env!("CARGO_PKG_VERSION"),
         source: from.source,
         revision: from.revision,
+        version: from.version,
         modified: from.modified,
     })?;
     create(folder)?;

@@ -23,7 +23,7 @@ const REACHED_FILE: &str = "fault-reached";
 const HANG: Duration = Duration::from_secs(900);
 
 /// What slsml's own clients call themselves; faults of the API are for them.
-const CLIENT: &str = "app/slsml";
+const CLIENTS: [&str; 2] = ["app/slsml", "slsml/"];
 
 /// Everything that is to go wrong.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -163,7 +163,8 @@ impl Injector {
         path: &str,
         user_agents: &[&str],
     ) -> Option<ApiFaultKind> {
-        if !user_agents.iter().any(|agent| agent.contains(CLIENT)) {
+        let is_ours = |agent: &&str| CLIENTS.iter().any(|client| agent.contains(client));
+        if !user_agents.iter().any(is_ours) {
             return None;
         }
         let call = format!("{method} {path}");

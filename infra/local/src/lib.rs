@@ -15,6 +15,7 @@ mod fault;
 mod home;
 mod iam;
 mod ids;
+mod images;
 mod lambda;
 mod metrics;
 mod query;

@@ -25,6 +25,7 @@ use crate::data::{Fleet, url};
 use crate::error::{AwsError, AwsResult};
 use crate::fault::{ApiFaultKind, Injector};
 use crate::home::{Home, HomeError, Running};
+use crate::images::{self, Images};
 use crate::lambda::registry::Registry;
 use crate::lambda::routes::{self, Lambda};
 use crate::lambda::urls;
@@ -68,6 +69,7 @@ type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 struct Cloud {
     lambda: Lambda,
     metrics: Arc<Metrics>,
+    images: Images,
     home: Home,
     faults: Arc<Injector>,
     /// Conditional writes look and then write: one at a time.
@@ -118,7 +120,8 @@ fn open(options: &Options, address: SocketAddr) -> Result<Cloud, ServeError> {
         Fleet::new(home.clone(), registry, metrics.clone(), faults.clone(), options.idle_after);
     let lambda = Lambda { fleet: Arc::new(fleet), store, endpoint: format!("http://{address}") };
     let writes = tokio::sync::Mutex::default();
-    Ok(Cloud { lambda, metrics, home: home.clone(), faults, writes })
+    let images = Images::open(home).map_err(state)?;
+    Ok(Cloud { lambda, metrics, images, home: home.clone(), faults, writes })
 }
 
 /// Ends processes that a killed local cloud left in this folder. They would end by themselves when
@@ -238,6 +241,9 @@ async fn serve_call(
 ) -> Response<Body> {
     if service.as_deref() == Some("s3") {
         return objects(&cloud, request).await;
+    }
+    if images::is_for(&path) {
+        return whole(images::answer(&cloud.images, request).await);
     }
     let (parts, body) = request.into_parts();
     let body = match Limited::new(body, BODY_LIMIT).collect().await {

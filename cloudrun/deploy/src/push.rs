@@ -1,0 +1,311 @@
+//! An image on its way to a registry: blobs that are missing, then the manifest by its digest, then
+//! tags. Whatever interrupts it, no tag names an image that is not whole, and the next push sends
+//! only what is still missing.
+//!
+//! Blobs go in one piece each, which every registry takes; Artifact Registry takes nothing else.
+//! <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#push>
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use http::HeaderValue;
+use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::errors::{OciDistributionError, Result as OciResult};
+use oci_client::{Client, Reference, RegistryOperation};
+use oci_spec::image::Descriptor;
+use serde::Serialize;
+
+use crate::error::is_passing;
+use crate::layout::is_tag;
+use crate::{CloudRunError, Credentials, Layout};
+
+/// How many blobs go at once.
+const AT_ONCE: usize = 4;
+
+/// The pieces progress is counted in.
+const PIECE: usize = 256 << 10;
+
+/// How long a registry may take to connect, and to say anything.
+const CONNECT: Duration = Duration::from_secs(20);
+const SILENCE: Duration = Duration::from_secs(120);
+
+const MANIFEST: HeaderValue =
+    HeaderValue::from_static("application/vnd.oci.image.manifest.v1+json");
+
+/// A registry and a repository in it: `europe-west1-docker.pkg.dev/project/models/digits`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository {
+    registry: String,
+    path: String,
+}
+
+impl Repository {
+    /// Reads `REGISTRY/PATH[:TAG]`: a repository and the tag.
+    pub fn parse(text: &str) -> Result<(Repository, Option<String>), CloudRunError> {
+        let refuse = |why: &str| CloudRunError::Repository { text: text.into(), why: why.into() };
+        if text.contains('@') {
+            return Err(refuse("the digest is the image's own; leave it out"));
+        }
+        let (registry, rest) = text
+            .split_once('/')
+            .ok_or_else(|| refuse("name a registry, too, as in ghcr.io/owner/name"))?;
+        if !registry.contains(['.', ':']) && registry != "localhost" {
+            return Err(refuse("it does not begin with a registry, as in ghcr.io/owner/name"));
+        }
+        let (path, tag) = match rest.split_once(':') {
+            Some((path, tag)) => (path, Some(tag.to_owned())),
+            None => (rest, None),
+        };
+        let parsed: Result<Reference, _> = format!("{registry}/{path}").parse();
+        let parsed = parsed.map_err(|error| refuse(&error.to_string()))?;
+        let repository = Repository { registry: registry.into(), path: path.into() };
+        if parsed.repository() != path {
+            return Err(refuse("its path is none of a repository"));
+        }
+        if let Some(tag) = tag.as_ref().filter(|tag| !is_tag(tag)) {
+            return Err(CloudRunError::Tag { tag: tag.clone() });
+        }
+        Ok((repository, tag))
+    }
+
+    /// The registry's name, and its port.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    fn at(&self, digest: &str) -> Reference {
+        Reference::with_digest(self.registry.clone(), self.path.clone(), digest.into())
+    }
+
+    fn tagged(&self, tag: &str) -> Reference {
+        Reference::with_tag(self.registry.clone(), self.path.clone(), tag.into())
+    }
+
+    /// Registries on this machine are spoken to without TLS.
+    fn is_local(&self) -> bool {
+        let name = self.registry.rsplit_once(':').map_or(&*self.registry, |(name, _)| name);
+        matches!(name, "localhost" | "127.0.0.1" | "[::1]")
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.path)
+    }
+}
+
+/// What is to be pushed.
+#[derive(Debug)]
+pub struct Push<'a> {
+    /// The image.
+    pub layout: &'a Layout,
+    /// Where it goes.
+    pub to: &'a Repository,
+    /// A repository of the same registry that may have some of its blobs.
+    pub mount_from: Option<&'a str>,
+    /// What names it gets there beside its digest.
+    pub tags: &'a [String],
+    /// Who asks.
+    pub credentials: &'a Credentials,
+}
+
+/// What became of a push.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pushed {
+    /// The image by its digest: what a deployment names.
+    pub image: String,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// What it consists of.
+    pub blobs: Vec<PushedBlob>,
+}
+
+/// What became of a blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PushedBlob {
+    /// Its digest.
+    pub digest: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Whether it went.
+    pub fate: Fate,
+}
+
+/// Whether a blob went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// It was there.
+    There,
+    /// The registry had it in another repository.
+    Mounted,
+    /// It was sent.
+    Sent,
+}
+
+/// Brings an image to a registry; `told` hears how many bytes of how many are there.
+pub async fn push(
+    push: &Push<'_>,
+    told: impl Fn(u64, u64) + Send + Sync + 'static,
+) -> Result<Pushed, CloudRunError> {
+    for tag in push.tags {
+        if !is_tag(tag) {
+            return Err(CloudRunError::Tag { tag: tag.clone() });
+        }
+    }
+    let registry = Registry::connect(push);
+    let by_digest = push.to.at(push.layout.digest());
+    registry.log_in(&by_digest).await?;
+    let blobs = push.layout.blobs();
+    let all = blobs.iter().map(Descriptor::size).sum();
+    let (there, told) = (Arc::new(AtomicU64::new(0)), Arc::new(told));
+    let progress = move |bytes: u64| {
+        told(there.fetch_add(bytes, Ordering::Relaxed) + bytes, all);
+    };
+    let blobs: Vec<PushedBlob> = futures::stream::iter(&blobs)
+        .map(|blob| registry.bring(blob, progress.clone()))
+        .buffered(AT_ONCE)
+        .try_collect()
+        .await?;
+    registry.name(&by_digest, "take the image").await?;
+    for tag in push.tags {
+        registry.name(&push.to.tagged(tag), &format!("set the tag {tag}")).await?;
+    }
+    let image = format!("{}@{}", push.to, push.layout.digest());
+    Ok(Pushed { image, tags: push.tags.to_vec(), blobs })
+}
+
+struct Registry<'a> {
+    client: Client,
+    push: &'a Push<'a>,
+}
+
+impl<'a> Registry<'a> {
+    fn connect(push: &'a Push<'a>) -> Registry<'a> {
+        let protocol =
+            if push.to.is_local() { ClientProtocol::Http } else { ClientProtocol::Https };
+        let client = Client::new(ClientConfig {
+            protocol,
+            use_monolithic_push: true,
+            connect_timeout: Some(CONNECT),
+            read_timeout: Some(SILENCE),
+            user_agent: concat!("slsml/", env!("CARGO_PKG_VERSION")),
+            ..ClientConfig::default()
+        });
+        Registry { client, push }
+    }
+
+    async fn log_in(&self, image: &Reference) -> Result<(), CloudRunError> {
+        let auth = &self.push.credentials.0;
+        let log_in = || self.client.auth(image, auth, RegistryOperation::Push);
+        self.trying(log_in, "let slsml in").await.map(drop)
+    }
+
+    /// Makes sure that a blob is there.
+    async fn bring(
+        &self,
+        blob: &Descriptor,
+        progress: impl Fn(u64) + Clone + Send + Sync + 'static,
+    ) -> Result<PushedBlob, CloudRunError> {
+        let digest = blob.digest().to_string();
+        let at = self.push.to.at(self.push.layout.digest());
+        let is_there = || self.client.blob_exists(&at, &digest);
+        let fate = if self.trying(is_there, &format!("look for the blob {digest}")).await? {
+            progress(blob.size());
+            Fate::There
+        } else if self.mount(&at, &digest).await {
+            progress(blob.size());
+            Fate::Mounted
+        } else {
+            let bytes = self.push.layout.blob(&digest)?;
+            // What is sent a second time is counted once.
+            let most = Arc::new(AtomicU64::new(0));
+            let send = || {
+                let (most, progress, mut sent) = (most.clone(), progress.clone(), 0);
+                let count = move |piece: u64| {
+                    sent += piece;
+                    let before = most.fetch_max(sent, Ordering::Relaxed);
+                    progress(sent.saturating_sub(before));
+                };
+                let size = Some(bytes.len() as u64);
+                self.client.push_blob_stream(&at, pieces(bytes.clone(), count), &digest, size)
+            };
+            self.trying(send, &format!("take the blob {digest}")).await?;
+            Fate::Sent
+        };
+        Ok(PushedBlob { digest, bytes: blob.size(), fate })
+    }
+
+    /// Takes a blob over from another repository; one that has it not, or not for us, is no error.
+    async fn mount(&self, at: &Reference, digest: &str) -> bool {
+        let Some(from) = self.push.mount_from else { return false };
+        let from = Repository { registry: self.push.to.registry.clone(), path: from.into() };
+        self.client.mount_blob(at, &from.at(digest), digest).await.is_ok()
+    }
+
+    /// Gives the manifest a name; its digest is one, too.
+    async fn name(&self, name: &Reference, what: &str) -> Result<(), CloudRunError> {
+        let manifest = self.push.layout.manifest();
+        let put = || self.client.push_manifest_raw(name, manifest.clone(), MANIFEST);
+        self.trying(put, what).await.map(drop)
+    }
+
+    async fn trying<T, F: Future<Output = OciResult<T>>>(
+        &self,
+        call: impl FnMut() -> F,
+        what: &str,
+    ) -> Result<T, CloudRunError> {
+        let policy = ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(250))
+            .with_max_delay(Duration::from_secs(8))
+            .with_max_times(5);
+        let tried = call.retry(policy).when(is_passing).await;
+        tried.map_err(|error| CloudRunError::registry(self.push.to.registry(), what, &error))
+    }
+}
+
+/// Bytes in pieces, each counted as it goes.
+fn pieces(
+    bytes: Bytes,
+    mut count: impl FnMut(u64) + Send + 'static,
+) -> impl futures::Stream<Item = Result<Bytes, OciDistributionError>> + Send + 'static {
+    let mut rest = bytes;
+    futures::stream::iter(std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let piece = rest.split_to(PIECE.min(rest.len()));
+        count(piece.len() as u64);
+        Some(Ok(piece))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_repository_begins_with_its_registry() {
+        let parsed = |text| Repository::parse(text).unwrap();
+        let (repository, tag) = parsed("europe-docker.pkg.dev/project/models/digits:v1");
+        assert_eq!(repository.to_string(), "europe-docker.pkg.dev/project/models/digits");
+        assert_eq!((repository.registry(), tag), ("europe-docker.pkg.dev", Some("v1".into())));
+        let (local, tag) = parsed("127.0.0.1:5000/digits");
+        assert!(local.is_local() && tag.is_none());
+        assert!(!parsed("localhost.example.com/digits").0.is_local());
+        for wrong in
+            ["digits", "owner/digits", "ghcr.io/", "ghcr.io/Owner/x", "ghcr.io/a@sha256:00", ""]
+        {
+            assert!(Repository::parse(wrong).is_err(), "{wrong}");
+        }
+        assert!(Repository::parse("ghcr.io/a:b c").is_err());
+    }
+}
