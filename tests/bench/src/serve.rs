@@ -442,6 +442,7 @@ fn image(programs: &Path, packaged: &Path, scratch: &Path) -> Result<(u64, f64),
         slsml_version: "0",
         source: None,
         revision: None,
+        version: None,
         modified: None,
     })?;
     let folder = scratch.join("image");
