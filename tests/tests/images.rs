@@ -112,7 +112,7 @@ fn an_interrupted_push_leaves_no_tag_and_the_next_one_goes_on() {
         ("POST /v2/p/i", "1"),
         ("POST /v2/p/i", "2"),
         ("PUT /v2/p/i/blobs", "1"),
-        ("PUT /v2/p/i/blobs", "3"),
+        ("PUT /v2/p/i/blobs", "2"),
         ("PUT /v2/p/i/manifests", "1"),
     ];
     for (call, nth) in calls {

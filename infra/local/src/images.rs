@@ -102,8 +102,16 @@ impl Images {
         Ok(Images { folder, tags: tokio::sync::Mutex::default() })
     }
 
-    fn blob(&self, digest: &str) -> Option<PathBuf> {
+    pub(crate) fn blob(&self, digest: &str) -> Option<PathBuf> {
         Some(self.folder.join("blobs").join(hex(digest)?))
+    }
+
+    /// A manifest's bytes.
+    pub(crate) fn manifest(&self, repository: &str, reference: &str) -> Option<Vec<u8>> {
+        let here = self.repository(repository).ok()?;
+        let digest = self.resolve(&here, reference)?;
+        let known = self.has(&here, "_manifests", &digest);
+        std::fs::read(self.blob(&digest).filter(|_| known)?).ok()
     }
 
     fn repository(&self, name: &str) -> Result<PathBuf, Refusal> {

@@ -9,6 +9,7 @@
 //! CPU, and a private `/tmp` for each process.
 #![forbid(unsafe_code)]
 
+mod cloudrun;
 mod data;
 mod error;
 mod fault;

@@ -21,6 +21,7 @@ use serde_json::Value;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
+use crate::cloudrun::{self, CloudRun};
 use crate::data::{Fleet, url};
 use crate::error::{AwsError, AwsResult};
 use crate::fault::{ApiFaultKind, Injector};
@@ -69,7 +70,8 @@ type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 struct Cloud {
     lambda: Lambda,
     metrics: Arc<Metrics>,
-    images: Images,
+    images: Arc<Images>,
+    run: Arc<CloudRun>,
     home: Home,
     faults: Arc<Injector>,
     /// Conditional writes look and then write: one at a time.
@@ -103,6 +105,7 @@ pub async fn serve(
     }
     sweeper.abort();
     cloud.lambda.fleet.stop();
+    cloud.run.stop();
     Ok(())
 }
 
@@ -120,8 +123,18 @@ fn open(options: &Options, address: SocketAddr) -> Result<Cloud, ServeError> {
         Fleet::new(home.clone(), registry, metrics.clone(), faults.clone(), options.idle_after);
     let lambda = Lambda { fleet: Arc::new(fleet), store, endpoint: format!("http://{address}") };
     let writes = tokio::sync::Mutex::default();
-    let images = Images::open(home).map_err(state)?;
-    Ok(Cloud { lambda, metrics, images, home: home.clone(), faults, writes })
+    let images = Arc::new(Images::open(home).map_err(state)?);
+    let run = CloudRun::open(
+        home,
+        address.to_string(),
+        images.clone(),
+        metrics.clone(),
+        faults.clone(),
+        options.idle_after,
+    );
+    let run = Arc::new(run.map_err(state)?);
+    run.resume().map_err(state)?;
+    Ok(Cloud { lambda, metrics, images, run, home: home.clone(), faults, writes })
 }
 
 /// Ends processes that a killed local cloud left in this folder. They would end by themselves when
@@ -149,6 +162,7 @@ async fn sweep(cloud: Arc<Cloud>) {
     loop {
         every.tick().await;
         cloud.lambda.fleet.sweep();
+        cloud.run.sweep();
         cloud.metrics.sweep();
     }
 }
@@ -185,6 +199,9 @@ async fn answer(cloud: Arc<Cloud>, request: Request<Incoming>) -> Result<Respons
     let fault = cloud.faults.of_call(request.method().as_str(), &path, &agents);
     match fault {
         None => Ok(serve_call(cloud, request, service, path).await),
+        Some(ApiFaultKind::Throttle) if cloudrun::is_for(&path) => Ok(whole(cloudrun::fault(429))),
+        Some(ApiFaultKind::Error) if cloudrun::is_for(&path) => Ok(whole(cloudrun::fault(500))),
+        Some(ApiFaultKind::Deny) if cloudrun::is_for(&path) => Ok(whole(cloudrun::fault(403))),
         Some(ApiFaultKind::Throttle) => {
             Ok(refused(429, "TooManyRequestsException", "Rate exceeded"))
         }
@@ -254,6 +271,9 @@ async fn serve_call(
         Ok(body) => body,
         Err(error) => return plain(error.status, &error.message),
     };
+    if cloudrun::is_for(&path) {
+        return whole(cloudrun::answer(&cloud.run, &parts, &body).await);
+    }
     match service.as_deref() {
         Some("lambda") => whole(routes::answer(&cloud.lambda, &parts, body).await),
         Some("monitoring") => whole(metrics::api::answer(&cloud.metrics, &parts, &body)),

@@ -9,3 +9,4 @@ mod sandbox;
 pub(crate) mod url;
 
 pub(crate) use fleet::Fleet;
+pub(crate) use log::Log;

@@ -6,4 +6,4 @@ mod embedded;
 mod statistic;
 mod store;
 
-pub(crate) use store::Metrics;
+pub(crate) use store::{Key, Metrics};

@@ -1,0 +1,452 @@
+//! The Admin API's paths and what stands behind them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::request::Parts;
+use http::{Method, Response};
+use serde_json::{Map, Value, json};
+
+use super::error::{GoogleError, GoogleResult, answer as answered};
+use super::state::{Operation, Readiness, Revision, Service, no_resource};
+use super::{CloudRun, fields, monitoring, reconcile, validate, wire};
+use crate::ids;
+
+/// How many revisions a service may have.
+const MOST_REVISIONS: usize = 1000;
+
+/// Whether a path is Cloud Run's or Cloud Monitoring's.
+pub(crate) fn is_for(path: &str) -> bool {
+    let mut parts = path.split('/').skip(1);
+    match (parts.next(), parts.next()) {
+        (Some("v2"), Some("projects")) => parts.nth(1) == Some("locations"),
+        (Some("v3"), Some("projects")) => true,
+        _ => false,
+    }
+}
+
+/// A call: what is asked for and with what.
+struct Call<'a> {
+    parts: &'a Parts,
+    query: HashMap<String, String>,
+    body: &'a Bytes,
+}
+
+impl Call<'_> {
+    fn is(&self, name: &str) -> bool {
+        self.query.get(name).is_some_and(|value| value == "true")
+    }
+
+    fn json(&self) -> GoogleResult<Value> {
+        if self.body.is_empty() {
+            return Ok(json!({}));
+        }
+        serde_json::from_slice(self.body).map_err(|error| {
+            GoogleError::invalid(format!("Invalid JSON payload received. {error}"))
+        })
+    }
+}
+
+/// Answers a request for a path that [`is_for`] Cloud Run.
+pub(crate) async fn answer(run: &Arc<CloudRun>, parts: &Parts, body: &Bytes) -> Response<Bytes> {
+    let query = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+    let call = Call { parts, query: query.into_owned().collect(), body };
+    match route(run, &call).await {
+        Ok(value) => answered(200, &value),
+        Err(error) => error.response(),
+    }
+}
+
+async fn route(run: &Arc<CloudRun>, call: &Call<'_>) -> GoogleResult<Value> {
+    let path = call.parts.uri.path();
+    if !call.parts.headers.contains_key("authorization") {
+        return Err(GoogleError {
+            http: 401,
+            status: "UNAUTHENTICATED",
+            message: "Request is missing required authentication credential.".into(),
+        });
+    }
+    if let Some(rest) = path.strip_prefix("/v3/") {
+        return monitoring::answer(run, &call.parts.method, rest, call.parts.uri.query());
+    }
+    let name = path.strip_prefix("/v2/").unwrap_or_default();
+    let (name, verb) = match name.rsplit_once(':') {
+        Some((name, verb)) => (name, Some(verb)),
+        None => (name, None),
+    };
+    let segments: Vec<&str> = name.split('/').collect();
+    match (&call.parts.method, segments.as_slice(), verb) {
+        (&Method::GET, [_, _, _, _, "services"], None) => Ok(list(run, name)),
+        (&Method::POST, [_, _, _, _, "services"], None) => create(run, call, name),
+        (&Method::GET, [_, _, _, _, "services", _], None) => {
+            Ok(wire::service(&run.store.service(name)?))
+        }
+        (&Method::PATCH, [_, _, _, _, "services", _], None) => patch(run, call, name),
+        (&Method::DELETE, [_, _, _, _, "services", _], None) => delete(run, call, name),
+        (&Method::GET, [.., "services", _], Some("getIamPolicy")) => {
+            Ok(policy(&run.store.service(name)?))
+        }
+        (&Method::POST, [.., "services", _], Some("setIamPolicy")) => set_policy(run, call, name),
+        (&Method::GET, [_, _, _, _, "services", _, "revisions"], None) => revisions(run, name),
+        (&Method::GET, [_, _, _, _, "services", _, "revisions", _], None) => {
+            let (service, revision) = revision(run, name)?;
+            Ok(wire::revision(&service, &revision))
+        }
+        (&Method::DELETE, [_, _, _, _, "services", _, "revisions", _], None) => {
+            delete_revision(run, call, name)
+        }
+        (&Method::GET, [_, _, _, _, "operations", _], None) => operation(run, name),
+        (&Method::POST, [_, _, _, _, "operations", _], Some("wait")) => wait(run, name).await,
+        (&Method::GET, [_, _, _, _, "operations"], None) => {
+            let state = run.store.read();
+            let all = state.operations.iter().map(|(name, operation)| {
+                wire::operation(name, operation, state.services.get(&operation.service))
+            });
+            Ok(json!({ "operations": all.collect::<Vec<_>>() }))
+        }
+        (method, ..) => {
+            Err(GoogleError::not_offered(format!("slsml local does not offer {method} {path}")))
+        }
+    }
+}
+
+fn list(run: &CloudRun, name: &str) -> Value {
+    let prefix = format!("{name}/");
+    let state = run.store.read();
+    let services = state.services.values().filter(|service| service.name.starts_with(&prefix));
+    json!({ "services": services.map(wire::service).collect::<Vec<_>>() })
+}
+
+/// What a request says a service should be: no output only fields, no unknown ones.
+fn wanted(body: &Value) -> GoogleResult<Map<String, Value>> {
+    fields::check(body)?;
+    let all = body.as_object().cloned().unwrap_or_default();
+    let mut spec: Map<String, Value> =
+        all.into_iter().filter(|(name, _)| fields::SERVICE.contains(&name.as_str())).collect();
+    spec.retain(|_, value| !value.is_null());
+    Ok(spec)
+}
+
+fn create(run: &Arc<CloudRun>, call: &Call<'_>, parent: &str) -> GoogleResult<Value> {
+    let id = call.query.get("serviceId").map(String::as_str).unwrap_or_default();
+    validate::service_id(id)?;
+    let name = format!("{parent}/{id}");
+    let now = ids::now_millis();
+    let service = Service {
+        name: name.clone(),
+        uid: ids::uuid(),
+        etag: String::new(),
+        generation: 0,
+        observed: 0,
+        created: now,
+        updated: now,
+        spec: Map::new(),
+        revisions: Default::default(),
+        serving: Vec::new(),
+        latest_created: None,
+        latest_ready: None,
+        reconciling: None,
+        failure: None,
+        policy: Map::new(),
+        ports: Default::default(),
+    };
+    if run.store.service(&name).is_ok() {
+        return Err(GoogleError::exists(format!("Resource '{id}' already exists.")));
+    }
+    write(run, call, service, wanted(&call.json()?)?)
+}
+
+fn patch(run: &Arc<CloudRun>, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
+    let body = call.json()?;
+    let given = wanted(&body)?;
+    let service = match run.store.service(name) {
+        Err(_) if call.is("allowMissing") => {
+            return Err(GoogleError::not_offered("slsml local does not offer allowMissing"));
+        }
+        found => found?,
+    };
+    if let Some(etag) =
+        body["etag"].as_str().filter(|etag| !etag.is_empty() && *etag != service.etag)
+    {
+        let (id, current) = (service.id(), &service.etag);
+        return Err(GoogleError::aborted(format!(
+            "Conflict for resource '{id}': version '{etag}' was specified but current version is \
+             '{current}'."
+        )));
+    }
+    let spec = match call.query.get("updateMask").filter(|mask| !mask.is_empty()) {
+        None => given,
+        Some(mask) => {
+            let mut spec = service.spec.clone();
+            for path in mask.split(',') {
+                masked(&mut spec, &body, path)?;
+            }
+            spec
+        }
+    };
+    write(run, call, service, spec)
+}
+
+/// Takes over one path of an update mask.
+fn masked(spec: &mut Map<String, Value>, body: &Value, path: &str) -> GoogleResult<()> {
+    // Masks name fields as they are in protocol buffers, or as in JSON.
+    let names: Vec<String> = path.split('.').map(camel).collect();
+    let first = names.first().map(String::as_str).unwrap_or_default();
+    if !fields::is_of_service(first) {
+        return Err(GoogleError::invalid(format!("Invalid field mask: `{path}`")));
+    }
+    let mut from = body;
+    let mut to = spec;
+    for (at, name) in names.iter().enumerate() {
+        from = &from[name];
+        if at + 1 < names.len() {
+            let entry = to.entry(name.clone()).or_insert_with(|| json!({}));
+            match entry {
+                Value::Object(object) => to = object,
+                _ => return Err(GoogleError::invalid(format!("Invalid field mask: `{path}`"))),
+            }
+        } else if from.is_null() {
+            to.remove(name);
+        } else {
+            to.insert(name.clone(), from.clone());
+        }
+    }
+    Ok(())
+}
+
+fn camel(name: &str) -> String {
+    let mut parts = name.split('_');
+    let mut all = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let mut letters = part.chars();
+        all.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        all.push_str(letters.as_str());
+    }
+    all
+}
+
+/// Sets what a service should be, and begins to bring it there.
+fn write(
+    run: &Arc<CloudRun>,
+    call: &Call<'_>,
+    mut service: Service,
+    spec: Map<String, Value>,
+) -> GoogleResult<Value> {
+    validate::spec(service.id(), &spec)?;
+    let before = service.etag.clone();
+    let template_changed =
+        service.spec.get("template") != spec.get("template") || call.is("forceNewRevision");
+    let changed = service.spec != spec || template_changed;
+    service.spec = spec;
+    if template_changed {
+        add_revision(&mut service)?;
+    }
+    validate::targets(&service)?;
+    let now = ids::now_millis();
+    let operation = Operation {
+        service: service.name.clone(),
+        created: now,
+        done: false,
+        error: None,
+        response: None,
+    };
+    let location = service.name.split("/services/").next().unwrap_or_default();
+    let id = format!("{location}/operations/{}", ids::uuid());
+    if changed {
+        service.generation += 1;
+        service.etag = etag();
+        service.updated = now;
+    }
+    service.reconciling = Some(id.clone());
+    if call.is("validateOnly") {
+        let done = Operation { done: true, ..operation };
+        service.reconciling = None;
+        return Ok(wire::operation(&id, &done, Some(&service)));
+    }
+    if !service.ports.contains_key("") {
+        let port = run.listen(&service.name, "", 0).map_err(GoogleError::internal)?;
+        service.ports.insert(String::new(), port);
+    }
+    let name = service.name.clone();
+    let answer = run.store.change(|state| {
+        let current = state.services.get(&name).map(|service| service.etag.as_str());
+        if current.unwrap_or_default() != before {
+            return Err(GoogleError::aborted(format!("Conflict for resource '{name}'")));
+        }
+        let answer = wire::operation(&id, &operation, Some(&service));
+        state.services.insert(name.clone(), service);
+        state.operations.insert(id.clone(), operation);
+        forget_old(&mut state.operations);
+        Ok(answer)
+    })?;
+    reconcile::spawn(run, &name, id);
+    Ok(answer)
+}
+
+/// Operations are kept for an hour.
+fn forget_old(operations: &mut std::collections::BTreeMap<String, Operation>) {
+    let oldest = ids::now_millis().saturating_sub(3_600_000);
+    operations.retain(|_, operation| !operation.done || operation.created > oldest);
+}
+
+fn etag() -> String {
+    format!("\"{}\"", STANDARD.encode(ids::uuid().as_bytes()).trim_end_matches('='))
+}
+
+fn add_revision(service: &mut Service) -> GoogleResult<()> {
+    let template = service.template().clone();
+    let named = template["revision"].as_str().filter(|name| !name.is_empty()).map(str::to_owned);
+    let name = named.unwrap_or_else(|| {
+        let number = service.revisions.len() + 1;
+        format!("{}-{number:05}-{}", service.id(), ids::short_id(3))
+    });
+    if let Some(there) = service.revisions.get(&name) {
+        if there.template == template {
+            return Ok(());
+        }
+        return Err(GoogleError::exists(format!(
+            "Revision named '{name}' with different configuration already exists."
+        )));
+    }
+    if service.revisions.len() >= MOST_REVISIONS {
+        return Err(GoogleError::failed_precondition("a service has at most 1000 revisions"));
+    }
+    let revision = Revision {
+        name: name.clone(),
+        uid: ids::uuid(),
+        etag: etag(),
+        created: ids::now_millis(),
+        template,
+        state: Readiness::Pending,
+    };
+    service.revisions.insert(name.clone(), revision);
+    service.latest_created = Some(name);
+    Ok(())
+}
+
+fn delete(run: &Arc<CloudRun>, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
+    let service = run.store.service(name)?;
+    if call.query.get("etag").is_some_and(|etag| *etag != service.etag) {
+        return Err(GoogleError::aborted(format!("Conflict for resource '{name}'")));
+    }
+    let location = name.split("/services/").next().unwrap_or_default();
+    let id = format!("{location}/operations/{}", ids::uuid());
+    let operation = Operation {
+        service: name.into(),
+        created: ids::now_millis(),
+        done: true,
+        error: None,
+        response: Some(wire::service(&service)),
+    };
+    let answer = wire::operation(&id, &operation, None);
+    if call.is("validateOnly") {
+        return Ok(answer);
+    }
+    run.store.change(|state| {
+        state.services.remove(name);
+        state.operations.insert(id, operation);
+        Ok(())
+    })?;
+    run.close(name);
+    Ok(answer)
+}
+
+/// A revision by its full name, and its service.
+fn revision(run: &CloudRun, name: &str) -> GoogleResult<(Service, Revision)> {
+    let (service, id) = name.split_once("/revisions/").ok_or_else(|| no_resource(name))?;
+    let service = run.store.service(service)?;
+    let revision = service.revisions.get(id).cloned().ok_or_else(|| no_resource(name))?;
+    Ok((service, revision))
+}
+
+fn revisions(run: &CloudRun, name: &str) -> GoogleResult<Value> {
+    let service = run.store.service(name.trim_end_matches("/revisions"))?;
+    let mut all: Vec<&Revision> = service.revisions.values().collect();
+    all.sort_by_key(|revision| std::cmp::Reverse(revision.created));
+    let all: Vec<Value> = all.into_iter().map(|one| wire::revision(&service, one)).collect();
+    Ok(json!({ "revisions": all }))
+}
+
+fn delete_revision(run: &CloudRun, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
+    let (service, revision) = revision(run, name)?;
+    let used =
+        service.wanted().iter().chain(&service.serving).any(|one| one.revision == revision.name);
+    if used || service.latest_created.as_ref() == Some(&revision.name) {
+        return Err(GoogleError::failed_precondition(format!(
+            "Revision '{}' cannot be deleted: it is the latest created, gets traffic or has a tag",
+            revision.name
+        )));
+    }
+    let operation = Operation {
+        service: String::new(),
+        created: ids::now_millis(),
+        done: true,
+        error: None,
+        response: Some(wire::revision(&service, &revision)),
+    };
+    let location = service.name.split("/services/").next().unwrap_or_default();
+    let id = format!("{location}/operations/{}", ids::uuid());
+    let mut answer = wire::operation(&id, &operation, None);
+    for field in ["response", "metadata"] {
+        answer[field]["@type"] = json!("type.googleapis.com/google.cloud.run.v2.Revision");
+    }
+    if call.is("validateOnly") {
+        return Ok(answer);
+    }
+    run.store.change(|state| {
+        if let Some(service) = state.services.get_mut(&service.name) {
+            service.revisions.remove(&revision.name);
+        }
+        state.operations.insert(id, operation);
+        Ok(())
+    })?;
+    Ok(answer)
+}
+
+fn operation(run: &CloudRun, name: &str) -> GoogleResult<Value> {
+    let state = run.store.read();
+    let operation = state.operations.get(name).ok_or_else(|| no_resource(name))?;
+    Ok(wire::operation(name, operation, state.services.get(&operation.service)))
+}
+
+/// Waits for an operation's end, half a minute at most.
+async fn wait(run: &CloudRun, name: &str) -> GoogleResult<Value> {
+    for _ in 0..300 {
+        let found = operation(run, name)?;
+        if found["done"] == true {
+            return Ok(found);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    operation(run, name)
+}
+
+fn policy(service: &Service) -> Value {
+    let mut policy = service.policy.clone();
+    policy.entry("etag").or_insert_with(|| json!("ACAB"));
+    Value::Object(policy)
+}
+
+fn set_policy(run: &CloudRun, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
+    let body = call.json()?;
+    let mut given = body["policy"].as_object().cloned().unwrap_or_default();
+    let service = run.store.change(|state| {
+        let service = state.services.get_mut(name).ok_or_else(|| no_resource(name))?;
+        let current = policy(service);
+        if given.get("etag").is_some_and(|etag| *etag != current["etag"]) {
+            return Err(GoogleError::aborted(
+                "There were concurrent policy changes. Please retry the whole read-modify-write \
+                 with exponential backoff.",
+            ));
+        }
+        let etag = STANDARD.encode(ids::short_id(8));
+        given.insert("etag".into(), json!(etag));
+        given.entry("version").or_insert(json!(1));
+        service.policy = given;
+        Ok(service.clone())
+    })?;
+    Ok(policy(&service))
+}

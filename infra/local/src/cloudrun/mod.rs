@@ -1,0 +1,116 @@
+//! Cloud Run: the Admin API version 2, and the instances that answer.
+//!
+//! <https://cloud.google.com/run/docs/reference/rest>
+
+pub(crate) mod api;
+mod error;
+mod fields;
+mod front;
+mod instance;
+mod monitoring;
+mod pool;
+mod reconcile;
+mod rootfs;
+mod state;
+mod validate;
+mod wire;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::fault::Injector;
+use crate::home::Home;
+use crate::images::Images;
+use crate::metrics::Metrics;
+
+pub(crate) use api::{answer, is_for};
+pub(crate) use error::fault;
+
+use front::Front;
+use pool::Pool;
+use state::Store;
+
+/// Everything Cloud Run works on.
+#[derive(Debug)]
+pub(crate) struct CloudRun {
+    home: Home,
+    /// The address images are named by.
+    registry: String,
+    store: Store,
+    images: Arc<Images>,
+    metrics: Arc<Metrics>,
+    faults: Arc<Injector>,
+    idle_after: Duration,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// The instances of each revision, by its service's and its own name.
+    pools: HashMap<(String, String), Arc<Pool>>,
+    /// What listens, by service and tag; the service itself has none.
+    fronts: BTreeMap<(String, String), Front>,
+    /// A service is brought to what is wanted by one at a time.
+    reconciling: HashMap<String, Arc<tokio::sync::Mutex<()>>>,
+}
+
+impl CloudRun {
+    /// What the folder holds.
+    pub(crate) fn open(
+        home: &Home,
+        registry: String,
+        images: Arc<Images>,
+        metrics: Arc<Metrics>,
+        faults: Arc<Injector>,
+        idle_after: Duration,
+    ) -> std::io::Result<CloudRun> {
+        let store = Store::open(home)?;
+        let inner = Mutex::default();
+        let home = home.clone();
+        Ok(CloudRun { home, registry, store, images, metrics, faults, idle_after, inner })
+    }
+
+    /// Listens for services that are there, and goes on with what a killed process left undone.
+    pub(crate) fn resume(self: &Arc<CloudRun>) -> std::io::Result<()> {
+        let services: Vec<_> = self.store.read().services.values().cloned().collect();
+        for service in services {
+            for (tag, port) in &service.ports {
+                let port = self.listen(&service.name, tag, *port)?;
+                self.store.remember_port(&service.name, tag, port);
+            }
+            if let Some(operation) = service.reconciling {
+                reconcile::spawn(self, &service.name, operation);
+            }
+        }
+        Ok(())
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends instances that nobody needs, and starts those that are to be there always.
+    pub(crate) fn sweep(self: &Arc<CloudRun>) {
+        let state = self.store.read();
+        let pools: Vec<_> =
+            self.inner().pools.iter().map(|(key, pool)| (key.clone(), pool.clone())).collect();
+        for ((service, revision), pool) in pools {
+            let kept = state.services.get(&service).and_then(|service| {
+                let there = service.revisions.get(&revision)?;
+                Some(service.minimum(there))
+            });
+            if kept.is_none() {
+                self.inner().pools.remove(&(service, revision));
+            }
+            pool.sweep(kept.unwrap_or(0), self.idle_after);
+        }
+    }
+
+    /// Ends every instance.
+    pub(crate) fn stop(&self) {
+        let mut inner = self.inner();
+        inner.fronts.clear();
+        inner.pools.drain().for_each(|(_, pool)| pool.kill());
+    }
+}
