@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use oci_client::errors::OciDistributionError;
+use slsml_release::ports::PortError;
 use thiserror::Error;
 
 /// Why an image could not be brought where it should be.
@@ -25,9 +26,54 @@ pub enum CloudRunError {
     Unauthorized { registry: String, what: String, why: String },
     #[error("{registry} could not {what}: {why}")]
     Registry { registry: String, what: String, why: String },
+    #[error("no Google Cloud project is named")]
+    NoProject,
+    #[error("no region is named")]
+    NoRegion,
+    #[error("Google's credentials cannot be had: {why}")]
+    NoCredentials { why: String },
+    #[error("{call} was refused: {message} ({code})")]
+    Refused { call: &'static str, status: u16, code: String, message: String },
+    #[error("{call} did not get through: {cause}")]
+    Unreachable { call: &'static str, cause: String },
+    #[error("{call} answered without {field}")]
+    Incomplete { call: &'static str, field: &'static str },
+    #[error("the service {service} does not exist")]
+    NoService { service: String },
+    #[error("{what} was changed by somebody else")]
+    Moved { what: String },
+    #[error("the traffic of {service} is divided among more than two revisions: {revisions}")]
+    Divided { service: String, revisions: String },
+    #[error("the revision {revision} does not become ready: {why}")]
+    NotReady { revision: String, why: String },
+    #[error("{what} failed: {reason}")]
+    Failed { what: String, reason: String },
+    #[error("{what} took longer than {seconds} s")]
+    TooLong { what: String, seconds: u64 },
+    #[error("the address of {revision} does not let slsml in (status {status})")]
+    ProbeRefused { revision: String, status: u16 },
+}
+
+impl From<CloudRunError> for PortError {
+    fn from(error: CloudRunError) -> Self {
+        match error {
+            CloudRunError::Moved { .. } => PortError::Moved(error.to_string()),
+            other => PortError::Failed(Box::new(other)),
+        }
+    }
 }
 
 impl CloudRunError {
+    /// Whether Google says that there is no such thing.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status: 404, .. })
+    }
+
+    /// Whether a write came too late.
+    pub(crate) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Refused { status: 409, code, .. } if code == "ABORTED")
+    }
+
     /// What a registry's refusal means.
     pub(crate) fn registry(registry: &str, what: &str, error: &OciDistributionError) -> Self {
         let (registry, what) = (registry.to_owned(), what.to_owned());

@@ -1,14 +1,29 @@
-//! Google Cloud Run's control plane for slsml: images that go to a registry.
+//! Google Cloud Run's control plane for slsml: images that go to a registry, a service that is as it
+//! should be, revisions, how traffic is divided, and the counts a release is judged by.
 //!
-//! Deliberately absent: how an image is made (`slsml-package`), and anything that prints.
+//! Deliberately absent: which strategy a release follows (`slsml-release`), how an image is made
+//! (`slsml-package`), and anything that prints.
 #![forbid(unsafe_code)]
 
+mod api;
 mod credentials;
 mod error;
 mod layout;
+mod metrics;
 mod push;
+mod service;
+mod status;
+mod target;
+mod traffic;
 
+pub use api::{Connect, Google};
 pub use credentials::{Credentials, credentials};
 pub use error::CloudRunError;
 pub use layout::Layout;
+pub use metrics::RevisionMetrics;
 pub use push::{Fate, Push, Pushed, PushedBlob, Repository, push};
+pub use service::{
+    Change, Ensured, Ingress, Progress, ServiceSpec, changes, ensure, revision_name,
+};
+pub use status::{RevisionStatus, ServiceStatus, TargetStatus, status};
+pub use target::ServiceTarget;

@@ -1,0 +1,245 @@
+//! Calls of Google's APIs: who asks, what is tried again, what a refusal says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backon::{ExponentialBuilder, Retryable};
+use google_cloud_auth::credentials::{AccessTokenCredentials, Builder};
+use reqwest::{Client, Method, StatusCode};
+use serde_json::Value;
+
+use crate::CloudRunError;
+
+/// Everything slsml asks for is behind this scope; what is allowed is said by IAM.
+const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
+
+/// How long a call may take.
+const CALL: Duration = Duration::from_secs(60);
+
+/// How often an operation is looked at, at first and at most.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOK_AT_MOST: Duration = Duration::from_secs(2);
+
+/// How long an operation may take: Google gives a container four minutes to listen.
+const OPERATION: Duration = Duration::from_secs(360);
+
+/// Where to connect to.
+#[derive(Clone, Debug)]
+pub struct Connect {
+    /// The project's id.
+    pub project: String,
+    /// As `europe-west1`.
+    pub region: String,
+    /// Instead of Google's own addresses; no credentials are looked for then.
+    pub endpoint: Option<String>,
+}
+
+/// A project and a region, and who asks.
+#[derive(Clone, Debug)]
+pub struct Google {
+    http: Client,
+    run: String,
+    monitoring: String,
+    credentials: Option<Arc<AccessTokenCredentials>>,
+    project: String,
+    region: String,
+}
+
+impl Google {
+    /// Finds credentials as Google's libraries do (Application Default Credentials). Nothing is sent
+    /// yet.
+    pub fn connect(connect: Connect) -> Result<Google, CloudRunError> {
+        let why =
+            |error: &dyn std::error::Error| CloudRunError::NoCredentials { why: causes(error) };
+        let credentials = match connect.endpoint {
+            Some(_) => None,
+            None => {
+                let found =
+                    Builder::default().with_scopes([SCOPE]).build_access_token_credentials();
+                Some(Arc::new(found.map_err(|error| why(&error))?))
+            }
+        };
+        let http = Client::builder()
+            .timeout(CALL)
+            .user_agent(concat!("slsml/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| why(&error))?;
+        let at = |google: &str| connect.endpoint.clone().unwrap_or_else(|| google.into());
+        Ok(Google {
+            http,
+            run: at("https://run.googleapis.com"),
+            monitoring: at("https://monitoring.googleapis.com"),
+            credentials,
+            project: connect.project,
+            region: connect.region,
+        })
+    }
+
+    /// The project's id.
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
+    /// The region.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// `projects/P/locations/L`.
+    fn parent(&self) -> String {
+        format!("projects/{}/locations/{}", self.project, self.region)
+    }
+
+    /// `projects/P/locations/L/services/S`.
+    pub(crate) fn service_name(&self, service: &str) -> String {
+        format!("{}/services/{service}", self.parent())
+    }
+
+    /// Cloud Run's address of the services, or of a resource by its name.
+    pub(crate) fn run_url(&self, name: &str) -> String {
+        format!("{}/v2/{name}", self.run)
+    }
+
+    pub(crate) fn services_url(&self) -> String {
+        self.run_url(&format!("{}/services", self.parent()))
+    }
+
+    pub(crate) fn time_series_url(&self) -> String {
+        format!("{}/v3/projects/{}/timeSeries", self.monitoring, self.project)
+    }
+
+    /// The bearer token of whoever asks.
+    async fn token(&self) -> Result<String, CloudRunError> {
+        match &self.credentials {
+            None => Ok("slsml-local".into()),
+            Some(credentials) => {
+                let token = credentials.access_token().await;
+                let token =
+                    token.map_err(|error| CloudRunError::NoCredentials { why: causes(&error) })?;
+                Ok(token.token)
+            }
+        }
+    }
+
+    /// An identity token for requests to a service that is not public, if there is one to be had.
+    pub(crate) async fn identity_token(&self) -> Option<String> {
+        if self.credentials.is_none() {
+            return Some("slsml-local".into());
+        }
+        let mut gcloud = tokio::process::Command::new("gcloud");
+        let output = gcloud.args(["auth", "print-identity-token"]).output().await.ok()?;
+        let token = String::from_utf8(output.stdout).ok()?;
+        (output.status.success() && !token.trim().is_empty()).then(|| token.trim().to_owned())
+    }
+
+    /// The client, for requests to services.
+    pub(crate) fn http(&self) -> &Client {
+        &self.http
+    }
+
+    /// One call. What passes is tried again; a write that carries an etag cannot be done twice.
+    pub(crate) async fn call(
+        &self,
+        call: &'static str,
+        method: Method,
+        url: &str,
+        query: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> Result<Value, CloudRunError> {
+        let policy = ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(200))
+            .with_max_delay(Duration::from_secs(4))
+            .with_max_times(4);
+        let once = || self.once(call, method.clone(), url, query, body);
+        once.retry(policy).when(is_passing).await
+    }
+
+    async fn once(
+        &self,
+        call: &'static str,
+        method: Method,
+        url: &str,
+        query: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> Result<Value, CloudRunError> {
+        let unreachable = |error: reqwest::Error| {
+            // Without the address: the call's name says more.
+            CloudRunError::Unreachable { call, cause: causes(&error.without_url()) }
+        };
+        let token = self.token().await?;
+        let mut request = self.http.request(method, url).bearer_auth(token).query(query);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(unreachable)?;
+        let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        match status.is_success() {
+            true => Ok(value),
+            false => Err(refused(call, status, &value, &bytes)),
+        }
+    }
+
+    /// Waits for an operation's end; what it ended with.
+    pub(crate) async fn finish(
+        &self,
+        call: &'static str,
+        operation: Value,
+    ) -> Result<Value, CloudRunError> {
+        let (mut operation, mut pause, began) = (operation, LOOK, Instant::now());
+        while operation["done"] != true {
+            if began.elapsed() > OPERATION {
+                let seconds = OPERATION.as_secs();
+                return Err(CloudRunError::TooLong { what: call.into(), seconds });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 3 / 2).min(LOOK_AT_MOST);
+            let name = operation["name"]
+                .as_str()
+                .ok_or(CloudRunError::Incomplete { call, field: "the operation's name" })?;
+            let url = self.run_url(name);
+            operation = self.call("GetOperation", Method::GET, &url, &[], None).await?;
+        }
+        match operation["error"]["message"].as_str() {
+            Some(reason) => Err(CloudRunError::Failed { what: call.into(), reason: reason.into() }),
+            None => Ok(operation["response"].take()),
+        }
+    }
+}
+
+fn is_passing(error: &CloudRunError) -> bool {
+    match error {
+        CloudRunError::Unreachable { .. } => true,
+        CloudRunError::Refused { status, .. } => *status == 429 || *status >= 500 && *status != 501,
+        _ => false,
+    }
+}
+
+/// A refusal as Google writes it. <https://cloud.google.com/apis/design/errors>
+fn refused(call: &'static str, status: StatusCode, value: &Value, bytes: &[u8]) -> CloudRunError {
+    let error = &value["error"];
+    let text = || String::from_utf8_lossy(bytes).chars().take(300).collect::<String>();
+    CloudRunError::Refused {
+        call,
+        status: status.as_u16(),
+        code: error["status"].as_str().unwrap_or(status.as_str()).to_owned(),
+        message: error["message"].as_str().map_or_else(text, str::to_owned),
+    }
+}
+
+/// An error and its causes on one line.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}

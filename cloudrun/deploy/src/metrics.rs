@@ -1,0 +1,258 @@
+//! A revision's counts from Cloud Monitoring.
+//!
+//! All of them come from one metric, the distribution of latencies with its label of the answer's
+//! class: how many requests there were, how many were answered with 5xx, how many took longer than
+//! a limit. Two metrics could be late at different times, and half a truth would be a wrong one.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::Value;
+use slsml_release::ports::{Metrics, PortError};
+use slsml_release::{Counts, Latency, Measure, Revision};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::{CloudRunError, Google};
+
+const METRIC: &str = "run.googleapis.com/request_latencies";
+
+/// Counts of one service's revisions.
+#[derive(Clone, Debug)]
+pub struct RevisionMetrics {
+    google: Google,
+    service: String,
+    /// Seconds in one data point.
+    period: u64,
+}
+
+impl RevisionMetrics {
+    /// Counts of `service`, in data points of `period` seconds: 60 on Google Cloud, whose metrics are
+    /// not finer, 1 on the local cloud.
+    pub fn new(google: &Google, service: &str, period: u64) -> RevisionMetrics {
+        RevisionMetrics { google: google.clone(), service: service.into(), period: period.max(1) }
+    }
+
+    async fn read(
+        &self,
+        revision: &str,
+        measures: &[Measure],
+        from: Duration,
+        to: Duration,
+    ) -> Result<Counts, CloudRunError> {
+        // Whole periods from the start, so that none reaches back before it.
+        let from = from.as_secs() + u64::from(from.subsec_nanos() > 0);
+        let periods = to.as_secs().saturating_sub(from) / self.period;
+        if periods == 0 {
+            return Ok(Counts::default());
+        }
+        let end = from + periods * self.period;
+        let filter = format!(
+            "metric.type = \"{METRIC}\" AND resource.type = \"cloud_run_revision\" AND \
+             resource.labels.service_name = \"{}\" AND resource.labels.revision_name = \"{revision}\"",
+            self.service
+        );
+        let mut query = vec![
+            ("filter", filter),
+            ("interval.startTime", rfc3339(from)),
+            ("interval.endTime", rfc3339(end)),
+            ("aggregation.alignmentPeriod", format!("{}s", self.period)),
+            ("aggregation.perSeriesAligner", "ALIGN_DELTA".into()),
+            ("view", "FULL".into()),
+        ];
+        let mut found = Histogram::default();
+        loop {
+            let url = self.google.time_series_url();
+            let page = self.google.call("ListTimeSeries", Method::GET, &url, &query, None).await?;
+            for series in page["timeSeries"].as_array().into_iter().flatten() {
+                let failed = series["metric"]["labels"]["response_code_class"] == "5xx";
+                for point in series["points"].as_array().into_iter().flatten() {
+                    found.add(&point["value"]["distributionValue"], failed)?;
+                }
+            }
+            match page["nextPageToken"].as_str().filter(|token| !token.is_empty()) {
+                None => break,
+                Some(token) => {
+                    query.retain(|(name, _)| *name != "pageToken");
+                    query.push(("pageToken", token.to_owned()));
+                }
+            }
+        }
+        Ok(found.counts(measures))
+    }
+}
+
+/// Requests by how long they took: upper bounds in milliseconds and how many.
+#[derive(Debug, Default)]
+struct Histogram {
+    requests: u64,
+    failed: u64,
+    /// Lower and upper bound of a bucket, and how many are in it.
+    buckets: Vec<(f64, f64, u64)>,
+}
+
+impl Histogram {
+    fn add(&mut self, value: &Value, failed: bool) -> Result<(), CloudRunError> {
+        let number = |value: &Value| {
+            value.as_u64().or_else(|| value.as_str()?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let count = number(&value["count"]);
+        self.requests += count;
+        if failed {
+            self.failed += count;
+        }
+        let counts = value["bucketCounts"].as_array().into_iter().flatten();
+        for (at, count) in counts.enumerate().map(|(at, count)| (at, number(count))) {
+            if count > 0 {
+                let (low, high) = bounds(&value["bucketOptions"], at)?;
+                self.buckets.push((low, high, count));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many took longer than a limit: those of buckets that begin at it or above. A limit within a
+    /// bucket counts as the nearer of its bounds.
+    fn slower(&self, limit: f64) -> u64 {
+        let is_slower =
+            |low: f64, high: f64| low >= limit || high > limit && limit - low < high - limit;
+        let slower = self.buckets.iter().filter(|(low, high, _)| is_slower(*low, *high));
+        slower.map(|(_, _, count)| count).sum()
+    }
+
+    /// The upper bound of the bucket in which a share of the requests ends.
+    fn percentile(&self, share: f64) -> Option<f64> {
+        let mut sorted = self.buckets.clone();
+        sorted.sort_by(|a, b| a.1.total_cmp(&b.1));
+        let all: u64 = sorted.iter().map(|(_, _, count)| count).sum();
+        let mut seen = 0;
+        let reached = sorted.iter().find(|(_, _, count)| {
+            seen += count;
+            seen as f64 >= share * all as f64
+        });
+        reached.map(|(low, high, _)| if high.is_finite() { *high } else { *low })
+    }
+
+    fn counts(&self, measures: &[Measure]) -> Counts {
+        let events = measures.iter().filter_map(|measure| {
+            let events = match measure {
+                Measure::Errors => self.failed,
+                Measure::SlowerThan(limit) => self.slower(limit.as_secs_f64() * 1e3),
+                _ => return None,
+            };
+            Some((measure.clone(), events))
+        });
+        let at = |share| self.percentile(share);
+        let latency = match (at(0.50), at(0.95), at(0.99)) {
+            (Some(p50_ms), Some(p95_ms), Some(p99_ms)) => Some(Latency { p50_ms, p95_ms, p99_ms }),
+            _ => None,
+        };
+        Counts { requests: self.requests, events: events.collect(), outputs: Vec::new(), latency }
+    }
+}
+
+/// The bounds of a bucket.
+/// <https://cloud.google.com/monitoring/api/ref_v3/rest/v3/TypedValue#bucketoptions>
+fn bounds(options: &Value, at: usize) -> Result<(f64, f64), CloudRunError> {
+    let upper: Box<dyn Fn(usize) -> f64> = if let Some(all) =
+        options["explicitBuckets"]["bounds"].as_array()
+    {
+        let all: Vec<f64> = all.iter().filter_map(Value::as_f64).collect();
+        Box::new(move |at| all.get(at).copied().unwrap_or(f64::INFINITY))
+    } else if options["exponentialBuckets"].is_object() {
+        let number = |name: &str| options["exponentialBuckets"][name].as_f64();
+        let (growth, scale) =
+            (number("growthFactor").unwrap_or(1.0), number("scale").unwrap_or(1.0));
+        let finite = number("numFiniteBuckets").unwrap_or(0.0) as usize;
+        Box::new(move |at| match at <= finite {
+            true => scale * growth.powi(at as i32),
+            false => f64::INFINITY,
+        })
+    } else if options["linearBuckets"].is_object() {
+        let number = |name: &str| options["linearBuckets"][name].as_f64().unwrap_or(0.0);
+        let (width, offset, finite) =
+            (number("width"), number("offset"), number("numFiniteBuckets") as usize);
+        Box::new(move |at| match at <= finite {
+            true => offset + width * at as f64,
+            false => f64::INFINITY,
+        })
+    } else {
+        return Err(CloudRunError::Incomplete { call: "ListTimeSeries", field: "bucketOptions" });
+    };
+    let low = if at == 0 { 0.0 } else { upper(at - 1) };
+    Ok((low, upper(at)))
+}
+
+fn rfc3339(seconds: u64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(seconds.cast_signed());
+    time.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+impl Metrics for RevisionMetrics {
+    fn resolution(&self) -> Duration {
+        Duration::from_secs(self.period)
+    }
+
+    /// Google says up to three minutes; here there is nothing between.
+    fn delay(&self) -> Duration {
+        if self.period < 60 { Duration::from_secs(1) } else { Duration::from_secs(180) }
+    }
+
+    async fn knows(&self, measure: &Measure) -> Result<bool, PortError> {
+        Ok(matches!(measure, Measure::Errors | Measure::SlowerThan(_)))
+    }
+
+    async fn counts(
+        &self,
+        revision: &Revision,
+        measures: &[Measure],
+        from: Duration,
+        to: Duration,
+    ) -> Result<Counts, PortError> {
+        Ok(self.read(&revision.0, measures, from, to).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn buckets_are_read_as_the_api_defines_them() {
+        let exponential = json!({ "exponentialBuckets": { "numFiniteBuckets": 3, "growthFactor": 2.0, "scale": 10.0 } });
+        let all: Vec<_> = (0..5).map(|at| bounds(&exponential, at).unwrap()).collect();
+        assert_eq!(
+            all,
+            [(0.0, 10.0), (10.0, 20.0), (20.0, 40.0), (40.0, 80.0), (80.0, f64::INFINITY)]
+        );
+        let explicit = json!({ "explicitBuckets": { "bounds": [1.0, 5.0] } });
+        let all: Vec<_> = (0..3).map(|at| bounds(&explicit, at).unwrap()).collect();
+        assert_eq!(all, [(0.0, 1.0), (1.0, 5.0), (5.0, f64::INFINITY)]);
+        let linear =
+            json!({ "linearBuckets": { "numFiniteBuckets": 2, "width": 5.0, "offset": 1.0 } });
+        assert_eq!(bounds(&linear, 1).unwrap(), (1.0, 6.0));
+        assert!(bounds(&json!({}), 0).is_err());
+    }
+
+    #[test]
+    fn requests_errors_and_slow_ones_come_from_one_distribution() {
+        let options = json!({ "explicitBuckets": { "bounds": [10.0, 100.0, 1000.0] } });
+        let value = |counts: Value, count: &str| json!({ "count": count, "bucketOptions": options, "bucketCounts": counts });
+        let mut found = Histogram::default();
+        found.add(&value(json!(["5", "3", "1", "1"]), "10"), false).unwrap();
+        found.add(&value(json!(["0", "2"]), "2"), true).unwrap();
+        let slow = |millis| Measure::SlowerThan(Duration::from_millis(millis));
+        let measures = [Measure::Errors, slow(100), slow(90), slow(20), slow(1000)];
+        let counts = found.counts(&measures);
+        assert_eq!((counts.requests, counts.events[&Measure::Errors]), (12, 2));
+        assert_eq!(counts.events[&slow(100)], 2);
+        assert_eq!(counts.events[&slow(90)], 2, "90 is nearer to 100 than to 10");
+        assert_eq!(counts.events[&slow(20)], 7, "20 is nearer to 10");
+        assert_eq!(counts.events[&slow(1000)], 1);
+        assert_eq!(counts.latency.unwrap().p50_ms, 100.0);
+    }
+}

@@ -1,0 +1,219 @@
+//! A service as a release's target.
+//!
+//! Every write carries the etag that was read, and all targets: Cloud Run replaces what it is told.
+//! It also sets an annotation that is new each time, so that the etag changes though the traffic may
+//! not: a write that was given up cannot come through later.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use slsml_release::journal::Probed;
+use slsml_release::ports::{Observed, PortError, Target, Token};
+use slsml_release::{Revision, Split};
+
+use crate::service::{self, FIRST, WRITE};
+use crate::{CloudRunError, Google, traffic};
+
+/// How often a request of our own is tried when there is no room for it, and after how long.
+const PROBE_TRIES: u32 = 5;
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A service.
+#[derive(Clone, Debug)]
+pub struct ServiceTarget {
+    google: Google,
+    service: String,
+    /// The model's name in requests.
+    model: String,
+    /// What a revision is asked before it gets traffic.
+    request: Vec<u8>,
+}
+
+impl ServiceTarget {
+    /// A service, which need not exist yet, that serves `model`.
+    pub fn new(google: &Google, service: &str, model: &str) -> ServiceTarget {
+        let request = b"{}".to_vec();
+        ServiceTarget {
+            google: google.clone(),
+            service: service.into(),
+            model: model.into(),
+            request,
+        }
+    }
+
+    /// What to ask a revision before it gets traffic: an infer request.
+    pub fn with_request(mut self, request: Vec<u8>) -> ServiceTarget {
+        self.request = request;
+        self
+    }
+
+    /// The service's own address.
+    pub async fn address(&self) -> Result<Option<String>, CloudRunError> {
+        let service = service::get(&self.google, &self.service).await?;
+        Ok(service.and_then(|service| service["uri"].as_str().map(str::to_owned)))
+    }
+
+    /// The address of a revision that has a tag.
+    pub async fn tagged(&self, revision: &Revision) -> Result<Option<String>, CloudRunError> {
+        let service = service::get(&self.google, &self.service).await?.unwrap_or_default();
+        let mut statuses = service["trafficStatuses"].as_array().into_iter().flatten();
+        let found = statuses.find(|one| one["revision"] == revision.0 && one["uri"].is_string());
+        Ok(found.and_then(|one| one["uri"].as_str().map(str::to_owned)))
+    }
+
+    fn moved(&self) -> CloudRunError {
+        CloudRunError::Moved { what: format!("the service {}", self.service) }
+    }
+
+    fn observed(&self, service: &Value) -> Result<Observed, CloudRunError> {
+        let targets = traffic::targets(service);
+        let split = traffic::split(&self.service, &targets)?;
+        // A first revision serves nobody in a release's words until it is released.
+        let first = service["annotations"][FIRST].as_str();
+        if let (Some(first), Some(Split { stable, candidate: None })) = (first, &split)
+            && stable.0 == first
+        {
+            return Ok(Observed { split: None, token: None });
+        }
+        let missing = CloudRunError::Incomplete { call: "GetService", field: "etag" };
+        let token = service["etag"].as_str().ok_or(missing)?;
+        Ok(Observed { split, token: Some(Token(token.into())) })
+    }
+
+    async fn get(&self) -> Result<Option<Value>, CloudRunError> {
+        service::get(&self.google, &self.service).await
+    }
+
+    async fn write(&self, split: &Split, seen: Option<&Token>) -> Result<Observed, CloudRunError> {
+        let service = self.get().await?.ok_or_else(|| match seen {
+            Some(_) => self.moved(),
+            None => CloudRunError::NoService { service: self.service.clone() },
+        })?;
+        let now = self.observed(&service)?;
+        if now.token.as_ref() != seen {
+            return Err(self.moved());
+        }
+        let targets = traffic::routed(&traffic::targets(&service), split);
+        let mut annotations = service["annotations"].as_object().cloned().unwrap_or_default();
+        annotations.remove(FIRST);
+        annotations.insert(WRITE.into(), json!(unique()));
+        let body = json!({
+            "traffic": traffic::wire(&targets),
+            "annotations": annotations,
+            "etag": service["etag"],
+        });
+        let mask = vec!["traffic".into(), "annotations".into()];
+        let operation = service::patch(&self.google, &self.service, mask, body).await;
+        let operation = operation.map_err(|error| match error.is_conflict() {
+            true => self.moved(),
+            false => error,
+        })?;
+        self.google.finish("UpdateService", operation).await?;
+        let service = self.get().await?.ok_or_else(|| self.moved())?;
+        self.observed(&service)
+    }
+
+    /// One request of our own; the error it was answered with, if it failed.
+    async fn ask(&self, revision: &str, address: &str) -> Result<Option<String>, CloudRunError> {
+        let url = format!("{address}/v2/models/{}/infer", self.model);
+        let mut tried = 1;
+        loop {
+            let mut request = self.google.http().request(Method::POST, &url);
+            if let Some(token) = self.google.identity_token().await {
+                request = request.bearer_auth(token);
+            }
+            let request = request.header("content-type", "application/json");
+            let again = match request.body(self.request.clone()).send().await {
+                Ok(answer) if answer.status().is_success() => return Ok(None),
+                Ok(answer) => match answer.status().as_u16() {
+                    status @ (401 | 403) => {
+                        return Err(CloudRunError::ProbeRefused {
+                            revision: revision.into(),
+                            status,
+                        });
+                    }
+                    // That there is no room says nothing about the revision.
+                    429 => CloudRunError::Failed {
+                        what: format!("asking {revision}"),
+                        reason: "no room (status 429)".into(),
+                    },
+                    status => {
+                        let text = answer.text().await.unwrap_or_default();
+                        let text: String = text.chars().take(500).collect();
+                        return Ok(Some(format!("status {status}: {text}")));
+                    }
+                },
+                Err(error) => CloudRunError::Unreachable {
+                    call: "a request to the candidate",
+                    cause: error.without_url().to_string(),
+                },
+            };
+            if tried >= PROBE_TRIES {
+                return Err(again);
+            }
+            tried += 1;
+            tokio::time::sleep(PROBE_PAUSE).await;
+        }
+    }
+}
+
+/// Sixteen digits that no other write has.
+fn unique() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    // Seeded by the system for each process, and stepped with each call.
+    let seed = RandomState::new().build_hasher().finish().to_le_bytes();
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let mut digest = Sha256::new();
+    digest.update(seed);
+    digest.update(time.unwrap_or_default().as_nanos().to_le_bytes());
+    digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Target for ServiceTarget {
+    async fn observe(&self) -> Result<Observed, PortError> {
+        Ok(match self.get().await? {
+            Some(service) => self.observed(&service)?,
+            None => Observed { split: None, token: None },
+        })
+    }
+
+    async fn route(&self, split: &Split, seen: Option<&Token>) -> Result<Observed, PortError> {
+        match self.write(split, seen).await {
+            // A write whose answer was lost is tried again, and then comes too late: it was us who
+            // moved it.
+            Err(moved @ CloudRunError::Moved { .. }) => {
+                let found = self.observe().await?;
+                if found.split.as_ref() == Some(split) { Ok(found) } else { Err(moved.into()) }
+            }
+            other => Ok(other?),
+        }
+    }
+
+    async fn exists(&self, revision: &Revision) -> Result<bool, PortError> {
+        let found = service::revision(&self.google, &self.service, &revision.0).await?;
+        Ok(found.is_some())
+    }
+
+    async fn probe(&self, revision: &Revision, requests: u32) -> Result<Probed, PortError> {
+        let mut probed = Probed::default();
+        if requests == 0 {
+            return Ok(probed);
+        }
+        let address = self.tagged(revision).await?.ok_or_else(|| CloudRunError::Failed {
+            what: format!("asking {revision}"),
+            reason: "it has no address of its own: somebody took its tag away".into(),
+        })?;
+        for _ in 0..requests {
+            match self.ask(&revision.0, &address).await? {
+                None => probed.answered += 1,
+                Some(error) => {
+                    probed.failed += 1;
+                    probed.error.get_or_insert(error);
+                }
+            }
+        }
+        Ok(probed)
+    }
+}
