@@ -8,7 +8,7 @@ use slsml_import::{DimOverride, ShapeOverride};
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 internal · 2 usage or settings · 3 the model or artifact was refused · \
 4 the cloud refused or failed · 5 the release was rolled back · 6 inconclusive, not promoted · 7 someone else changed the target";
 
-/// Packages an ONNX model and releases it to AWS Lambda
+/// Packages an ONNX model and releases it to AWS Lambda or Google Cloud Run
 #[derive(Debug, Parser)]
 #[command(name = "slsml", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -26,7 +26,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Build a Lambda zip from an ONNX model
+    /// Build a Lambda zip or a container image from an ONNX model
     Package(Package),
     /// Show what a model takes and gives, what it costs to load, and whether it can be packaged
     Inspect(Inspect),
@@ -34,7 +34,7 @@ pub(crate) enum Command {
     ExplainSize(ExplainSize),
     /// Bring a container image to a registry
     Push(Push),
-    /// Put an artifact behind an alias
+    /// Release an artifact behind an alias of a function, or as a revision of a service
     #[command(subcommand)]
     Deploy(Deploy),
     /// Show what deploying would do, step by step, and change nothing
@@ -235,16 +235,86 @@ pub(crate) struct PlaceArgs {
     pub(crate) function: Option<String>,
 }
 
+/// Where the service is.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct CloudrunArgs {
+    /// Use the Cloud Run on this machine (slsml local up)
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// The local cloud's folder [default: the user's state folder]
+    #[arg(long, value_name = "DIR", env = "SLSML_LOCAL_DIR")]
+    pub(crate) local_dir: Option<PathBuf>,
+    /// The Google Cloud project [default: GOOGLE_CLOUD_PROJECT]
+    #[arg(long, value_name = "ID")]
+    pub(crate) project: Option<String>,
+    /// The region, as europe-west1
+    #[arg(long)]
+    pub(crate) region: Option<String>,
+    /// The service's name [default: the model's name]
+    #[arg(long)]
+    pub(crate) service: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeployCloudrun {
+    #[command(flatten)]
+    pub(crate) place: CloudrunArgs,
+    /// The folder with artifact.json [default: dist/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) artifact: Option<PathBuf>,
+    /// Where the image goes: REGISTRY/PATH [default: REGION-docker.pkg.dev/PROJECT/slsml/SERVICE]
+    #[arg(long, value_name = "REGISTRY/PATH")]
+    pub(crate) repository: Option<String>,
+    /// Give the new revision this share of the traffic, in percent, and wait for a person: short for
+    /// --strategy canary --steps PERCENT,pause
+    #[arg(long, value_name = "PERCENT", conflicts_with_all = ["no_traffic", "strategy", "steps"],
+        value_parser = clap::value_parser!(u32).range(1..=99))]
+    pub(crate) traffic: Option<u32>,
+    /// Make the new revision ready, with an address of its own, and move no traffic
+    #[arg(long, conflicts_with = "strategy")]
+    pub(crate) no_traffic: bool,
+    /// CPUs of an instance: 1, 2, 4, 6, 8, or less than one [default: 1]
+    #[arg(long)]
+    pub(crate) cpu: Option<String>,
+    /// Memory of an instance [default: 512Mi]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+    /// Instances that are there always [default: as it is]
+    #[arg(long, value_name = "N")]
+    pub(crate) min_instances: Option<u32>,
+    /// The most instances of a revision [default: as it is]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_instances: Option<u32>,
+    /// How many requests an instance takes at once, 1 to 1000 [default: as it is, or Google's 80]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) concurrency: Option<u32>,
+    /// How long a request may take, in seconds, 1 to 3600 [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) timeout_s: Option<u32>,
+    /// The service account instances run as [default: as it is, or the project's default]
+    #[arg(long, value_name = "EMAIL")]
+    pub(crate) service_account: Option<String>,
+    /// Let everybody send requests
+    #[arg(long)]
+    pub(crate) public: bool,
+    #[command(flatten)]
+    pub(crate) release: ReleaseArgs,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Deploy {
     /// Create or update a Lambda function, publish a version, release it behind an alias
     Lambda(Box<DeployLambda>),
+    /// Push an image, create or update a Cloud Run service, release a revision
+    Cloudrun(Box<DeployCloudrun>),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Plan {
     /// What `deploy lambda` with the same flags would do
     Lambda(Box<DeployLambda>),
+    /// What `deploy cloudrun` with the same flags would do
+    Cloudrun(Box<DeployCloudrun>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -277,7 +347,7 @@ pub(crate) struct DeployLambda {
 }
 
 /// How traffic moves.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Release")]
 pub(crate) struct ReleaseArgs {
     /// How traffic moves [default: all-at-once]
@@ -350,7 +420,7 @@ pub(crate) struct Invoke {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Status {
     #[command(flatten)]
-    pub(crate) place: PlaceArgs,
+    pub(crate) target: ReleaseTarget,
 }
 
 #[derive(Debug, Subcommand)]
@@ -383,6 +453,12 @@ pub(crate) struct ReleaseTarget {
     /// The alias [default: live]
     #[arg(long)]
     pub(crate) alias: Option<String>,
+    /// A service on Cloud Run instead
+    #[arg(long)]
+    pub(crate) service: Option<String>,
+    /// Its Google Cloud project [default: GOOGLE_CLOUD_PROJECT]
+    #[arg(long, value_name = "ID")]
+    pub(crate) project: Option<String>,
     /// The bucket with the journals [default: the one under [lambda]]
     #[arg(long)]
     pub(crate) bucket: Option<String>,

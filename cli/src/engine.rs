@@ -1,7 +1,8 @@
-//! The release engine, connected: an alias, its metrics, the journals, and who works here.
+//! The release engine, connected: an alias or a service, its metrics, the journals, and who works here.
 
 use std::time::Duration;
 
+use slsml_cloudrun::{RevisionMetrics, ServiceTarget};
 use slsml_lambda::{AliasTarget, BucketStore, VersionMetrics};
 use slsml_release::lease::{Holder, Lease};
 use slsml_release::ports::{Clock, PortError, Store, SystemClock, Tag};
@@ -9,18 +10,18 @@ use slsml_release::{DriveError, Instant, World};
 
 use crate::failure::Failure;
 use crate::folder::FolderStore;
-use crate::place::Place;
+use crate::place::{CloudrunPlace, Place};
+use crate::site::{AnyMetrics, AnyTarget, Site};
 use crate::webhook::Webhook;
 
-/// Everything a release of one alias works with.
+/// Everything a release of one alias or service works with.
 pub(crate) struct Engine {
-    pub(crate) function: String,
-    pub(crate) alias: String,
-    pub(crate) target: AliasTarget,
-    pub(crate) metrics: VersionMetrics,
+    pub(crate) site: Site,
+    pub(crate) target: AnyTarget,
+    pub(crate) metrics: AnyMetrics,
     pub(crate) journals: Journals,
     pub(crate) holder: Holder,
-    /// What journals call the alias.
+    /// What journals call it.
     pub(crate) name: String,
     /// The flag that leads to the same place.
     pub(crate) place: &'static str,
@@ -37,10 +38,10 @@ pub(crate) enum Journals {
     Bucket(BucketStore),
 }
 
-pub(crate) type Connected<'a> = World<'a, AliasTarget, VersionMetrics, Journals, SystemClock>;
+pub(crate) type Connected<'a> = World<'a, AnyTarget, AnyMetrics, Journals, SystemClock>;
 
 impl Engine {
-    pub(crate) fn new(
+    pub(crate) fn of_alias(
         place: &Place,
         function: &str,
         alias: &str,
@@ -52,13 +53,39 @@ impl Engine {
         };
         let region = if place.local { "local" } else { place.clients.region() };
         Ok(Engine {
-            function: function.into(),
-            alias: alias.into(),
-            target: AliasTarget::new(&place.clients, function, alias),
-            metrics: VersionMetrics::new(&place.clients, function, alias, place.metrics_period()),
+            site: Site::Alias { function: function.into(), alias: alias.into() },
+            target: AnyTarget::Alias(AliasTarget::new(&place.clients, function, alias)),
+            metrics: AnyMetrics::Versions(VersionMetrics::new(
+                &place.clients,
+                function,
+                alias,
+                if place.local { 1 } else { 60 },
+            )),
             journals,
             holder: this_process(),
             name: format!("lambda/{region}/{function}/{alias}"),
+            place: if place.local { " --local" } else { "" },
+            webhook: None,
+        })
+    }
+
+    /// A service that serves `model`.
+    pub(crate) fn of_service(
+        place: &CloudrunPlace,
+        service: &str,
+        model: &str,
+    ) -> Result<Engine, Failure> {
+        let google = &place.google;
+        let metrics = RevisionMetrics::new(google, service, if place.local { 1 } else { 60 });
+        let (project, region) = (google.project(), google.region());
+        let name = if place.local { "local".into() } else { format!("{project}/{region}") };
+        Ok(Engine {
+            site: Site::Service { service: service.into() },
+            target: AnyTarget::Service(ServiceTarget::new(google, service, model)),
+            metrics: AnyMetrics::Revisions(metrics),
+            journals: Journals::Folder(FolderStore::new(place.journals()?)),
+            holder: this_process(),
+            name: format!("cloudrun/{name}/{service}"),
             place: if place.local { " --local" } else { "" },
             webhook: None,
         })
@@ -75,9 +102,9 @@ impl Engine {
         }
     }
 
-    /// What to add to a command so that it means this alias.
+    /// What to add to a command so that it means this alias or service.
     pub(crate) fn flags(&self) -> String {
-        format!("{} --function {} --alias {}", self.place, self.function, self.alias)
+        format!("{}{}", self.place, self.site.flags())
     }
 
     /// Whether somebody works under a lease now.

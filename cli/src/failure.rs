@@ -121,6 +121,41 @@ impl From<CloudRunError> for Failure {
             CloudRunError::Registry { .. } => Failure::new(Exit::Cloud, error).help(
                 "the same command goes on where this one ended; no tag names an image that is not whole",
             ),
+            CloudRunError::NoProject => Failure::usage(error).help(
+                "pass --project ID, set project under [cloudrun], or GOOGLE_CLOUD_PROJECT",
+            ),
+            CloudRunError::NoRegion => Failure::usage(error)
+                .help("pass --region NAME, as europe-west1, or set region under [cloudrun]"),
+            CloudRunError::NoCredentials { .. } => Failure::new(Exit::Cloud, error)
+                .help("log in with gcloud auth application-default login"),
+            CloudRunError::Moved { .. } => {
+                Failure::new(Exit::Moved, error).help("look at it with slsml status")
+            }
+            CloudRunError::Divided { .. } => Failure::new(Exit::Moved, error)
+                .help("give all of it to one of them first, with gcloud run services update-traffic"),
+            CloudRunError::NoService { .. } => {
+                Failure::new(Exit::Cloud, error).help("deploy it with slsml deploy cloudrun")
+            }
+            CloudRunError::NotReady { ref revision, .. } => {
+                let help = format!(
+                    "its log says more; the traffic is where it was, and the next deploy takes \
+                     another name than {revision}"
+                );
+                Failure::new(Exit::Cloud, error).help(help)
+            }
+            CloudRunError::ProbeRefused { .. } => Failure::new(Exit::Cloud, error).help(
+                "requests of slsml's own need the role roles/run.invoker and an identity token: \
+                 log in with gcloud auth login, or make the service public with --public",
+            ),
+            CloudRunError::Refused { status: 403, ref call, .. } => {
+                let help = format!("whoever is logged in lacks a permission for {call}");
+                Failure::new(Exit::Cloud, error).help(help)
+            }
+            CloudRunError::Refused { .. }
+            | CloudRunError::Unreachable { .. }
+            | CloudRunError::Incomplete { .. }
+            | CloudRunError::Failed { .. }
+            | CloudRunError::TooLong { .. } => Failure::new(Exit::Cloud, error),
         }
     }
 }
@@ -203,7 +238,10 @@ impl From<PortError> for Failure {
             }
             PortError::Failed(cause) => match cause.downcast::<LambdaError>() {
                 Ok(error) => (*error).into(),
-                Err(other) => Failure::new(Exit::Cloud, other),
+                Err(other) => match other.downcast::<CloudRunError>() {
+                    Ok(error) => (*error).into(),
+                    Err(other) => Failure::new(Exit::Cloud, other),
+                },
             },
         }
     }

@@ -11,6 +11,7 @@ mod place;
 mod printer;
 mod report;
 mod settings;
+mod site;
 mod story;
 mod summary;
 mod webhook;

@@ -1,11 +1,12 @@
-//! Where a function is: on AWS, or on the Lambda of this machine.
+//! Where a function or a service is: on its cloud, or on the local cloud of this machine.
 
 use std::path::PathBuf;
 
+use slsml_cloudrun::Google;
 use slsml_lambda::{Clients, Connect};
 use slsml_local::Home;
 
-use crate::args::PlaceArgs;
+use crate::args::{CloudrunArgs, PlaceArgs};
 use crate::failure::{Exit, Failure};
 use crate::settings::Settings;
 
@@ -40,15 +41,49 @@ impl Place {
 
     /// The folder with the journals of what is released here, where no bucket holds them.
     pub(crate) fn journals(&self) -> Result<PathBuf, Failure> {
-        match self.local {
-            true => Ok(local_home(self.local_dir.clone())?.dir().join("releases")),
-            false => Ok(state_folder()?.join("slsml/releases")),
-        }
+        journals(self.local, &self.local_dir)
+    }
+}
+
+fn journals(local: bool, local_dir: &Option<PathBuf>) -> Result<PathBuf, Failure> {
+    match local {
+        true => Ok(local_home(local_dir.clone())?.dir().join("releases")),
+        false => Ok(state_folder()?.join("slsml/releases")),
+    }
+}
+
+/// A project and a region of Google Cloud.
+pub(crate) struct CloudrunPlace {
+    pub(crate) google: Google,
+    pub(crate) local: bool,
+    /// The address of the local registry.
+    pub(crate) registry: Option<String>,
+    local_dir: Option<PathBuf>,
+}
+
+impl CloudrunPlace {
+    pub(crate) fn connect(args: &CloudrunArgs, settings: &Settings) -> Result<Self, Failure> {
+        let mut registry = None;
+        let connect = match args.local {
+            true => {
+                let home = local_home(args.local_dir.clone())?;
+                let running = home.running()?.ok_or_else(|| not_running(&home))?;
+                registry = Some(running.address.to_string());
+                slsml_cloudrun::Connect {
+                    project: slsml_local::PROJECT.into(),
+                    region: "local".into(),
+                    endpoint: Some(running.endpoint()),
+                }
+            }
+            false => settings.cloudrun_connect(args)?,
+        };
+        let (local, local_dir) = (args.local, args.local_dir.clone());
+        Ok(CloudrunPlace { google: Google::connect(connect)?, local, registry, local_dir })
     }
 
-    /// Seconds in one data point of the metrics.
-    pub(crate) fn metrics_period(&self) -> i32 {
-        if self.local { 1 } else { 60 }
+    /// The folder with the journals of what is released here.
+    pub(crate) fn journals(&self) -> Result<PathBuf, Failure> {
+        journals(self.local, &self.local_dir)
     }
 }
 

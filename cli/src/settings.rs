@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
+use slsml_cloudrun::{CloudRunError, Ingress, ServiceSpec};
 use slsml_import::{DimOverride, ShapeOverride, Shapes};
 use slsml_model::{CountedBy, CountedOutput, Precision, Signature, Tolerance};
 use slsml_package::{Arch, Budgets, Program, Runtime};
@@ -18,8 +19,11 @@ use slsml_release::{
     Against, Check, Measure, OnInconclusive, Rule, Stage, Strategy, StrategyError, Weight,
 };
 
-use crate::args::{ArchName, Package, PrecisionName, ReleaseArgs, TargetName};
+use crate::args::{
+    ArchName, CloudrunArgs, DeployCloudrun, Package, PrecisionName, ReleaseArgs, TargetName,
+};
 use crate::failure::{Exit, Failure};
+use crate::place::CloudrunPlace;
 use crate::webhook::Webhook;
 
 const FILE: &str = "slsml.toml";
@@ -35,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) package: PackageSettings,
     /// The Lambda function that serves it.
     pub(crate) lambda: LambdaSettings,
+    /// The Cloud Run service that serves it.
+    pub(crate) cloudrun: CloudrunSettings,
     /// How a new version gets its traffic.
     pub(crate) release: ReleaseSettings,
     /// The folder of the file, which its paths start from.
@@ -116,6 +122,59 @@ pub(crate) struct LambdaSettings {
     pub(crate) bucket: Option<String>,
     /// The function's variables.
     pub(crate) environment: BTreeMap<String, String>,
+}
+
+/// [cloudrun]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub(crate) struct CloudrunSettings {
+    /// The service's name. Default: the model's name.
+    service: Option<String>,
+    /// The Google Cloud project. Default: GOOGLE_CLOUD_PROJECT.
+    project: Option<String>,
+    /// The region, as "europe-west1".
+    region: Option<String>,
+    /// Where the image goes, as "REGISTRY/PATH". Default: REGION-docker.pkg.dev/PROJECT/slsml/SERVICE.
+    repository: Option<String>,
+    /// CPUs of an instance: "1", "2", "4", "6", "8", or less than one. Default: 1.
+    cpu: Option<String>,
+    /// Memory of an instance. Default: 512Mi.
+    memory: Option<String>,
+    /// Instances that are there always, over all revisions with traffic. Default: as it is.
+    min_instances: Option<u32>,
+    /// The most instances of a revision. Default: as it is.
+    max_instances: Option<u32>,
+    /// How many requests an instance takes at once, 1 to 1000. Default: as it is, or Google's 80.
+    concurrency: Option<u32>,
+    /// How long a request may take, in seconds, 1 to 3600. Default: 60.
+    timeout_s: Option<u32>,
+    /// More CPU while an instance starts. Default: true.
+    cpu_boost: Option<bool>,
+    /// CPU between requests, too. Default: false.
+    cpu_always: Option<bool>,
+    /// Who reaches it: "all", "internal" or "load-balancer". Default: as it is, or all.
+    ingress: Option<IngressName>,
+    /// The service account instances run as. Default: as it is, or the project's default.
+    service_account: Option<String>,
+    /// Whether everybody may send requests. Default: as it is, or nobody without the role.
+    public: Option<bool>,
+    /// Variables, beside those that are there.
+    environment: BTreeMap<String, String>,
+    /// Variables whose values are secrets, each as "SECRET:VERSION".
+    secrets: BTreeMap<String, String>,
+}
+
+/// Who reaches a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum IngressName {
+    /// Everybody.
+    All,
+    /// What is in the project's networks.
+    Internal,
+    /// That, and load balancers.
+    LoadBalancer,
 }
 
 /// [release]
@@ -508,6 +567,123 @@ impl Settings {
             ));
         }
         Ok(())
+    }
+
+    /// Whether the settings package for Cloud Run.
+    pub(crate) fn is_for_cloudrun(&self) -> bool {
+        self.package.target == Some(TargetName::Cloudrun)
+    }
+
+    /// The model's name, if the settings say it.
+    pub(crate) fn model_name(&self) -> Option<String> {
+        self.model.name.clone()
+    }
+
+    /// The service's name, if flags or settings say it.
+    pub(crate) fn service(&self, flag: Option<String>) -> Option<String> {
+        let model = || self.model.name.as_ref().map(|name| name.to_lowercase().replace('_', "-"));
+        flag.or_else(|| self.cloudrun.service.clone()).or_else(model)
+    }
+
+    /// The project and the region.
+    pub(crate) fn cloudrun_connect(
+        &self,
+        args: &CloudrunArgs,
+    ) -> Result<slsml_cloudrun::Connect, CloudRunError> {
+        let from_environment = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
+        let project = args.project.clone().or_else(|| self.cloudrun.project.clone());
+        let project = project.or_else(|| from_environment("GOOGLE_CLOUD_PROJECT"));
+        let region = args.region.clone().or_else(|| self.cloudrun.region.clone());
+        Ok(slsml_cloudrun::Connect {
+            project: project.ok_or(CloudRunError::NoProject)?,
+            region: region.ok_or(CloudRunError::NoRegion)?,
+            endpoint: None,
+        })
+    }
+
+    /// Where a service's image goes.
+    pub(crate) fn repository(
+        &self,
+        flag: Option<String>,
+        place: &CloudrunPlace,
+        service: &str,
+    ) -> Result<String, Failure> {
+        let (project, region) = (place.google.project(), place.google.region());
+        if let Some(registry) = &place.registry {
+            // Registries of a cloud mean nothing here.
+            let path = flag.unwrap_or_else(|| format!("{project}/slsml/{service}"));
+            return Ok(format!("{registry}/{path}"));
+        }
+        let usual = || format!("{region}-docker.pkg.dev/{project}/slsml/{service}");
+        Ok(flag.or_else(|| self.cloudrun.repository.clone()).unwrap_or_else(usual))
+    }
+
+    /// How traffic moves on Cloud Run; `--traffic` is short for a canary that waits for a person.
+    pub(crate) fn cloudrun_strategy(
+        &self,
+        args: &ReleaseArgs,
+        traffic: Option<u32>,
+    ) -> Result<Strategy, Failure> {
+        let Some(percent) = traffic else { return self.strategy(args) };
+        let steps = vec![StepSetting::Percent(percent.into()), StepSetting::Word("pause".into())];
+        let canary = ReleaseArgs {
+            strategy: Some(StrategyName::Canary),
+            steps: Some(steps),
+            ..args.clone()
+        };
+        self.strategy(&canary)
+    }
+
+    /// What a service should be.
+    pub(crate) fn cloudrun_spec(
+        &self,
+        args: DeployCloudrun,
+        name: String,
+        image: String,
+    ) -> Result<ServiceSpec, Failure> {
+        let letters =
+            name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let begins = name.starts_with(|first: char| first.is_ascii_lowercase());
+        if !letters || !begins || name.ends_with('-') || name.len() > 49 {
+            return Err(Failure::usage(format!(
+                "`{name}` is no name of a service: lower-case letters, digits and hyphens, at most 49, \
+                 beginning with a letter"
+            ))
+            .help("pass --service NAME, or service under [cloudrun]"));
+        }
+        let file = &self.cloudrun;
+        let ranges = [
+            ("concurrency", args.concurrency.or(file.concurrency), 1, 1000),
+            ("timeout_s", args.timeout_s.or(file.timeout_s), 1, 3600),
+        ];
+        for (key, value, low, high) in ranges {
+            if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
+                return Err(Failure::usage(format!(
+                    "{key} under [cloudrun] is {value}; it must lie from {low} to {high}"
+                )));
+            }
+        }
+        Ok(ServiceSpec {
+            name,
+            image,
+            cpu: args.cpu.or_else(|| file.cpu.clone()),
+            memory: args.memory.or_else(|| file.memory.clone()),
+            min_instances: args.min_instances.or(file.min_instances),
+            max_instances: args.max_instances.or(file.max_instances),
+            concurrency: args.concurrency.or(file.concurrency),
+            timeout_s: args.timeout_s.or(file.timeout_s),
+            cpu_boost: file.cpu_boost,
+            cpu_always: file.cpu_always,
+            ingress: file.ingress.map(|ingress| match ingress {
+                IngressName::All => Ingress::All,
+                IngressName::Internal => Ingress::Internal,
+                IngressName::LoadBalancer => Ingress::LoadBalancer,
+            }),
+            service_account: args.service_account.or_else(|| file.service_account.clone()),
+            environment: file.environment.clone(),
+            secrets: file.secrets.clone(),
+            public: args.public.then_some(true).or(file.public),
+        })
     }
 
     /// The function's name, if flags or settings say it.

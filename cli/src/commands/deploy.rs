@@ -1,16 +1,19 @@
 //! `slsml deploy lambda`: a function as it should be, a published version, and its release; and
 //! `slsml plan lambda`, which says what that would be.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 use slsml_lambda::{Change, FunctionSpec, Progress, changes, ensure};
 use slsml_package::Artifact;
 use slsml_release::journal::{Began, FORMAT};
 use slsml_release::ports::{Clock, Metrics, Observed, SystemClock, Target};
 use slsml_release::{
-    Counts, DriveError, Release, Revision, Split, State, Strategy, begin, check_metrics, idle,
-    unfold,
+    Counts, DriveError, Planned, Release, Revision, Split, State, Strategy, begin, check_metrics,
+    idle, unfold,
 };
 
+use super::cloudrun;
 use crate::args::DeployLambda;
 use crate::commands::release::show::{Shown, Teller, run_to_end};
 use crate::engine::{Engine, new_name};
@@ -18,6 +21,7 @@ use crate::failure::{Exit, Failure};
 use crate::place::Place;
 use crate::printer::Printer;
 use crate::settings::Settings;
+use crate::site::Site;
 use crate::story;
 
 /// The largest request that is kept for whoever goes on with a release.
@@ -28,11 +32,16 @@ struct Deployment {
     artifact: Artifact,
     zip: Vec<u8>,
     spec: FunctionSpec,
-    strategy: Strategy,
-    request: Vec<u8>,
     place: Place,
-    engine: Engine,
-    observed: Observed,
+    prepared: Prepared,
+}
+
+/// A release that may begin.
+pub(super) struct Prepared {
+    pub(super) engine: Engine,
+    pub(super) strategy: Strategy,
+    pub(super) observed: Observed,
+    pub(super) request: Vec<u8>,
 }
 
 pub(crate) async fn run(
@@ -41,7 +50,7 @@ pub(crate) async fn run(
     printer: &Printer,
 ) -> Result<Exit, Failure> {
     let deployment = prepare(settings, args).await?;
-    let Deployment { artifact, zip, spec, strategy, request, place, engine, .. } = deployment;
+    let Deployment { artifact, zip, spec, place, prepared } = deployment;
     let ensured = {
         let mut step = printer.step(&format!("Comparing {} with the artifact", spec.name));
         ensure(&place.clients, &spec, &artifact, &zip, |progress| {
@@ -52,33 +61,50 @@ pub(crate) async fn run(
     let shown = Shown {
         version: Some(ensured.version.clone()),
         settings_changed: ensured.changed,
-        asked: None,
+        ..Shown::default()
     };
+    let forgets = !place.local && spec.bucket.is_none();
+    release(prepared, ensured.version, &shown, forgets, printer).await
+}
+
+/// Releases a revision that is ready. `forgets` says that only this machine knows of it then.
+pub(super) async fn release(
+    prepared: Prepared,
+    revision: Revision,
+    shown: &Shown,
+    forgets: bool,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    let Prepared { mut engine, strategy, request, .. } = prepared;
     // Others may have released it while it was made ready.
     let observed = engine.target.observe().await?;
-    if observed.split == Some(Split::all_to(ensured.version.clone())) {
-        return shown.unchanged(&engine, &ensured.version, printer);
+    if observed.split == Some(Split::all_to(revision.clone())) {
+        return shown.unchanged(&engine, &revision, printer);
     }
     let release = Release {
         name: new_name(&engine.holder),
         target: engine.name.clone(),
-        candidate: ensured.version.clone(),
+        candidate: revision,
         strategy,
         slsml: env!("CARGO_PKG_VERSION").into(),
     };
-    if !place.local && spec.bucket.is_none() {
-        printer.note(
-            "The release's journal lies on this machine: with --bucket NAME, or bucket under [lambda], \
-             others could go on with it",
-        );
+    if forgets {
+        printer.note(match engine.site {
+            Site::Alias { .. } => {
+                "The release's journal lies on this machine: with --bucket NAME, or bucket under \
+                 [lambda], others could go on with it"
+            }
+            Site::Service { .. } => {
+                "The release's journal lies on this machine: only from here it can be gone on with"
+            }
+        });
     }
     engine.keep_request(&release.name, &request).await?;
-    let mut engine = engine;
     engine.target = engine.target.with_request(request);
     let world = engine.world();
     let mut teller = Teller::new(printer, engine.webhook.as_ref());
     let work = begin(&world, &release, |event| teller.tell(event));
-    run_to_end(&engine, &shown, printer, work).await
+    run_to_end(&engine, shown, printer, work).await
 }
 
 pub(crate) async fn plan(
@@ -87,10 +113,36 @@ pub(crate) async fn plan(
     printer: &Printer,
 ) -> Result<Exit, Failure> {
     let deployment = prepare(settings, args).await?;
-    let Deployment { artifact, spec, strategy, place, engine, observed, .. } = deployment;
+    let Deployment { artifact, spec, place, prepared, .. } = deployment;
     let (changes, version) = changes(&place.clients, &spec, &artifact).await?;
-    let candidate = version.clone().unwrap_or_else(|| Revision("the new version".into()));
-    let released = version.is_some() && observed.split == version.clone().map(Split::all_to);
+    let steps = steps(&prepared, version.as_ref());
+    let Prepared { engine, strategy, observed, .. } = &prepared;
+    let value = engine.site.with(json!({
+        "split": observed.split,
+        "changes": changes,
+        "version": version,
+        "steps": steps,
+        "strategy": strategy,
+    }));
+    printer.result(&value, || {
+        let here = observed
+            .split
+            .as_ref()
+            .map_or("does not exist yet".into(), |split| format!("is at {split}"));
+        let first = format!("The alias {} {here}.", engine.site);
+        let idle = changes.is_empty() && steps.is_empty();
+        let changes = changes.iter().map(|change| would(*change).to_owned()).collect();
+        plan_text(&first, engine.site.deploy(), idle, changes, &steps)
+    })
+}
+
+/// What a release would do; nothing if the revision has all traffic.
+pub(super) fn steps(prepared: &Prepared, revision: Option<&Revision>) -> Vec<Planned> {
+    let Prepared { engine, strategy, observed, .. } = prepared;
+    if revision.is_some_and(|revision| cloudrun::has_all(observed.split.as_ref(), revision)) {
+        return Vec::new();
+    }
+    let new = || Revision(format!("the new {}", engine.site.revision()));
     let now = SystemClock.now();
     let began = Began {
         format: FORMAT,
@@ -99,41 +151,33 @@ pub(crate) async fn plan(
         target: engine.name.clone(),
         observed: observed.clone(),
         before: Counts::default(),
-        candidate,
-        strategy,
+        candidate: revision.cloned().unwrap_or_else(new),
+        strategy: strategy.clone(),
         settle: engine.metrics.delay(),
     };
-    let steps = match released {
-        true => Vec::new(),
-        false => unfold(&began.strategy, &State::begin(&began, &engine.holder.by, now), now),
-    };
-    let value = json!({
-        "function": engine.function,
-        "alias": engine.alias,
-        "split": observed.split,
-        "changes": changes,
-        "version": version,
-        "steps": steps,
-        "strategy": began.strategy,
-    });
-    printer.result(&value, || {
-        let here = observed
-            .split
-            .as_ref()
-            .map_or("does not exist yet".into(), |split| format!("is at {split}"));
-        let mut lines = vec![format!("The alias {} of {} {here}.", engine.alias, engine.function)];
-        if changes.is_empty() && steps.is_empty() {
-            lines.push("Nothing to do.".into());
-        } else {
-            lines.push("slsml deploy lambda would".into());
-        }
-        lines.extend(changes.iter().map(|change| format!("- {}", would(*change))));
-        lines.extend(story::plan(&steps).into_iter().map(|line| match line.strip_prefix("  ") {
-            Some(line) => format!("    {line}"),
-            None => format!("- {line}"),
-        }));
-        lines.join("\n")
-    })
+    unfold(strategy, &State::begin(&began, &engine.holder.by, now), now)
+}
+
+/// A plan for people.
+pub(super) fn plan_text(
+    first: &str,
+    command: &str,
+    idle: bool,
+    changes: Vec<String>,
+    steps: &[Planned],
+) -> String {
+    let mut lines = vec![first.to_owned()];
+    if idle {
+        lines.push("Nothing to do.".into());
+        return lines.join("\n");
+    }
+    lines.push(format!("{command} would"));
+    lines.extend(changes.into_iter().map(|change| format!("- {change}")));
+    lines.extend(story::plan(steps).into_iter().map(|line| match line.strip_prefix("  ") {
+        Some(line) => format!("    {line}"),
+        None => format!("- {line}"),
+    }));
+    lines.join("\n")
 }
 
 async fn prepare(settings: &Settings, args: DeployLambda) -> Result<Deployment, Failure> {
@@ -142,11 +186,7 @@ async fn prepare(settings: &Settings, args: DeployLambda) -> Result<Deployment, 
     let folder = settings.artifact(args.artifact)?;
     let artifact = Artifact::read(&folder)?;
     let zip = artifact.lambda_zip(&folder)?;
-    let request = match request {
-        Some(path) => std::fs::read(&path)
-            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?,
-        None => zeros(&artifact)?,
-    };
+    let request = self::request(request, &artifact)?;
     let alias = settings.alias(args.alias);
     let function = settings.function(args.place.function.clone());
     let function = function.unwrap_or_else(|| artifact.name.clone());
@@ -154,7 +194,7 @@ async fn prepare(settings: &Settings, args: DeployLambda) -> Result<Deployment, 
     let place = Place::connect(&args.place, settings).await?;
     let lambda = &settings.lambda;
     let bucket = settings.bucket(args.bucket);
-    let mut engine = Engine::new(&place, &function, &alias, bucket.as_deref())?;
+    let mut engine = Engine::of_alias(&place, &function, &alias, bucket.as_deref())?;
     engine.webhook = settings.webhook(args.release.webhook.as_deref())?;
     let spec = FunctionSpec {
         name: function,
@@ -168,7 +208,17 @@ async fn prepare(settings: &Settings, args: DeployLambda) -> Result<Deployment, 
     check_strategy(&engine, &strategy)?;
     let observed = check_target(&engine, &strategy).await?;
     check_metrics(&engine.metrics, &strategy).await?;
-    Ok(Deployment { artifact, zip, spec, strategy, request, place, engine, observed })
+    let prepared = Prepared { engine, strategy, observed, request };
+    Ok(Deployment { artifact, zip, spec, place, prepared })
+}
+
+/// What a candidate is asked before it gets traffic: a file, or zeros.
+pub(super) fn request(path: Option<PathBuf>, artifact: &Artifact) -> Result<Vec<u8>, Failure> {
+    match path {
+        Some(path) => std::fs::read(&path)
+            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display()))),
+        None => zeros(artifact),
+    }
 }
 
 /// Zeros that fit the model, as an infer request.
@@ -200,24 +250,34 @@ fn zeros(artifact: &Artifact) -> Result<Vec<u8>, Failure> {
     Ok(request)
 }
 
-fn check_strategy(engine: &Engine, strategy: &Strategy) -> Result<(), Failure> {
+pub(super) fn check_strategy(engine: &Engine, strategy: &Strategy) -> Result<(), Failure> {
     strategy.validate_delay(engine.metrics.delay())?;
     Ok(())
 }
 
 /// What would stop the release later stops it before anything is written.
-async fn check_target(engine: &Engine, strategy: &Strategy) -> Result<Observed, Failure> {
-    let (function, alias) = (&engine.function, &engine.alias);
+pub(super) async fn check_target(
+    engine: &Engine,
+    strategy: &Strategy,
+) -> Result<Observed, Failure> {
+    let site = &engine.site;
     idle(&engine.world(), &engine.name).await?;
     let observed = engine.target.observe().await?;
     match &observed.split {
         None if strategy.needs_stable() => Err(Failure::usage(format!(
-            "the alias {alias} of {function} does not exist yet, and a {} needs a stable version",
-            strategy.name
+            "{} does not exist yet, and a {} needs a stable {}",
+            site.whole(),
+            strategy.name,
+            site.revision()
         ))
-        .help(format!(
-            "deploy a first version with slsml deploy lambda --alias {alias} --strategy all-at-once"
-        ))),
+        .help(match site {
+            Site::Alias { alias, .. } => format!(
+                "deploy a first version with slsml deploy lambda --alias {alias} --strategy all-at-once"
+            ),
+            Site::Service { .. } => {
+                "deploy a first revision with slsml deploy cloudrun --strategy all-at-once".into()
+            }
+        })),
         Some(split) if split.candidate.is_some() => {
             Err(DriveError::Divided { split: split.clone() }.into())
         }

@@ -1,5 +1,6 @@
 //! One module a command.
 
+mod cloudrun;
 mod deploy;
 mod explain_size;
 mod inspect;
@@ -26,6 +27,12 @@ pub(crate) fn run(args: Args, printer: &Printer) -> Result<Exit, Failure> {
         Command::Push(args) => block_on(push::run(&settings()?, args, printer)),
         Command::Deploy(Deploy::Lambda(args)) => {
             block_on(deploy::run(&settings()?, *args, printer))
+        }
+        Command::Deploy(Deploy::Cloudrun(args)) => {
+            block_on(cloudrun::run(&settings()?, *args, printer))
+        }
+        Command::Plan(Plan::Cloudrun(args)) => {
+            block_on(cloudrun::plan(&settings()?, *args, printer))
         }
         Command::Plan(Plan::Lambda(args)) => block_on(deploy::plan(&settings()?, *args, printer)),
         Command::Invoke(args) => block_on(invoke::run(&settings()?, args, printer)),

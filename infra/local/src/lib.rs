@@ -33,6 +33,9 @@ pub const REGION: &str = "us-east-1";
 /// The account every resource belongs to.
 pub const ACCOUNT: &str = "000000000000";
 
+/// The Google Cloud project every service belongs to.
+pub const PROJECT: &str = "slsml-local";
+
 /// The access key that signs requests to the object store. It guards nothing: the local cloud
 /// listens on loopback only.
 pub const ACCESS_KEY: &str = "slsml-local";

@@ -48,18 +48,13 @@ pub(super) async fn list(engine: &Engine, printer: &Printer) -> Result<Exit, Fai
             "rolled_back_later": state.rolled_back_later,
         })
     });
-    let value = json!({
-        "function": engine.function,
-        "alias": engine.alias,
+    let value = engine.site.with(json!({
         "releases": releases.collect::<Vec<_>>(),
         "unreadable": unreadable,
-    });
+    }));
     printer.result(&value, || {
         if all.is_empty() && unreadable.is_empty() {
-            return format!(
-                "There has been no release of {} of {} yet.",
-                engine.alias, engine.function
-            );
+            return format!("There has been no release of {} yet.", engine.site);
         }
         let lines = all.iter().map(line);
         let broken = unreadable.iter().map(|(name, why)| format!("{name}  {why}"));

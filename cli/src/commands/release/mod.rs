@@ -9,14 +9,15 @@ mod watch;
 use slsml_release::journal::Log;
 use slsml_release::key;
 
-use crate::args::{Release, ReleaseNamed, ReleaseTarget};
+use crate::args::{CloudrunArgs, Release, ReleaseNamed, ReleaseTarget};
 use crate::commands::invoke::function;
 use crate::engine::{Engine, Journals};
 use crate::failure::{Exit, Failure};
-use crate::place::Place;
+use crate::place::{CloudrunPlace, Place};
 use crate::printer::Printer;
 use crate::report::{Story, page};
 use crate::settings::Settings;
+use crate::site::Site;
 
 pub(crate) use history::run as history;
 
@@ -57,13 +58,52 @@ pub(crate) async fn run(
 }
 
 pub(super) async fn connect(settings: &Settings, args: ReleaseTarget) -> Result<Engine, Failure> {
-    let function = function(settings, args.place.function.clone())?;
-    let alias = settings.alias(args.alias);
-    let place = Place::connect(&args.place, settings).await?;
-    let bucket = settings.bucket(args.bucket);
-    let mut engine = Engine::new(&place, &function, &alias, bucket.as_deref())?;
+    let mut engine = match service(settings, &args)? {
+        Some((place, service)) => {
+            // Whoever goes on with a release asks the candidate by its model's name.
+            let model = settings.model_name().unwrap_or_else(|| service.clone());
+            Engine::of_service(&CloudrunPlace::connect(&place, settings)?, &service, &model)?
+        }
+        None => {
+            let function = function(settings, args.place.function.clone())?;
+            let alias = settings.alias(args.alias);
+            let place = Place::connect(&args.place, settings).await?;
+            let bucket = settings.bucket(args.bucket);
+            Engine::of_alias(&place, &function, &alias, bucket.as_deref())?
+        }
+    };
     engine.webhook = settings.webhook(None)?;
     Ok(engine)
+}
+
+/// The service that is meant, if one is: it is named, or the settings package for Cloud Run and no
+/// function is named.
+pub(crate) fn service(
+    settings: &Settings,
+    args: &ReleaseTarget,
+) -> Result<Option<(CloudrunArgs, String)>, Failure> {
+    let lambda = args.place.function.is_some() || args.alias.is_some();
+    let named = args.service.clone();
+    if named.is_some() && lambda {
+        return Err(Failure::usage(
+            "--service is for Cloud Run, --function and --alias for Lambda",
+        ));
+    }
+    if named.is_none() && (lambda || !settings.is_for_cloudrun()) {
+        return Ok(None);
+    }
+    let place = CloudrunArgs {
+        local: args.place.local,
+        local_dir: args.place.local_dir.clone(),
+        project: args.project.clone(),
+        region: args.place.region.clone(),
+        service: named.clone(),
+    };
+    let service = settings.service(named).ok_or_else(|| {
+        Failure::usage("no service is named")
+            .help("pass --service NAME, or name under [model] in slsml.toml")
+    })?;
+    Ok(Some((place, service)))
 }
 
 /// The release that is named, or the latest.
@@ -84,22 +124,24 @@ async fn latest(engine: &Engine) -> Result<String, Failure> {
 }
 
 fn no_release(engine: &Engine) -> Failure {
-    Failure::usage(format!(
-        "there has been no release of {} of {} yet",
-        engine.alias, engine.function
-    ))
-    .help("look in another bucket with --bucket, or release with slsml deploy lambda")
+    Failure::usage(format!("there has been no release of {} yet", engine.site)).help(
+        match engine.site {
+            Site::Alias { .. } => {
+                "look in another bucket with --bucket, or release with slsml deploy lambda"
+            }
+            Site::Service { .. } => "release with slsml deploy cloudrun",
+        },
+    )
 }
 
 async fn open<'a>(engine: &'a Engine, name: &str) -> Result<Log<'a, Journals>, Failure> {
     use slsml_release::journal::JournalError;
     match Log::open(&engine.journals, &key(&engine.name, name)).await {
         Ok(log) => Ok(log),
-        Err(JournalError::Missing(_)) => Err(Failure::usage(format!(
-            "there is no release {name} of {} of {}",
-            engine.alias, engine.function
-        ))
-        .help(format!("slsml release list{} shows them", engine.flags()))),
+        Err(JournalError::Missing(_)) => {
+            Err(Failure::usage(format!("there is no release {name} of {}", engine.site))
+                .help(format!("slsml release list{} shows them", engine.flags())))
+        }
         Err(error) => Err(error.into()),
     }
 }

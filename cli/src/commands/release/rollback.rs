@@ -19,22 +19,22 @@ pub(super) async fn rollback(engine: Engine, printer: &Printer) -> Result<Exit, 
     let name = last.as_ref().and_then(|last| last.release.clone());
     let name = name.ok_or_else(|| no_release(&engine))?;
     let mut log = open(&engine, &name).await?;
-    let (function, alias) = (&engine.function, &engine.alias);
+    let (site, revision) = (&engine.site, engine.site.revision());
     let Some(stable) = log.state.stable.clone() else {
         return Err(Failure::usage(format!(
-            "{name} was the first release of {alias} of {function}: there is nothing to go back to"
+            "{name} was the first release of {site}: there is nothing to go back to"
         )));
     };
     let back = Split::all_to(stable.clone());
     let seen = engine.target.observe().await?;
     let done = |changed: bool| {
-        let value = json!({ "function": function, "alias": alias, "release": name, "changed": changed, "split": back });
+        let value = site.with(json!({ "release": name, "changed": changed, "split": back }));
         printer.result(&value, || match changed {
             true => {
-                format!("Rolled back: version {stable} has all traffic of {alias} of {function}.")
+                format!("Rolled back: {revision} {stable} has all traffic of {site}.")
             }
             false => {
-                format!("Nothing to do: version {stable} has all traffic of {alias} of {function}.")
+                format!("Nothing to do: {revision} {stable} has all traffic of {site}.")
             }
         })
     };
@@ -54,16 +54,16 @@ pub(super) async fn rollback(engine: Engine, printer: &Printer) -> Result<Exit, 
         let found = seen.split.as_ref().map_or("gone".into(), Split::to_string);
         return Err(Failure::new(
             Exit::Moved,
-            format!("the latest release of {alias} of {function}, {name}, did not leave the traffic as it is now: {found}"),
+            format!("the latest release of {site}, {name}, did not leave the traffic as it is now: {found}"),
         )
         .help("it was left as it is: look at it with slsml status"));
     }
     if !engine.target.exists(&stable).await? {
         return Err(Failure::new(
             Exit::Cloud,
-            format!("version {stable} of {function} does not exist any more, so there is nothing to go back to"),
+            format!("{revision} {stable} of {site} does not exist any more, so there is nothing to go back to"),
         )
-        .help("deploy its artifact again: slsml deploy lambda --artifact DIR"));
+        .help(format!("deploy its artifact again: {} --artifact DIR", site.deploy())));
     }
     let world = engine.world();
     let held = take_lease(&world, &engine.name, &name, last).await?;

@@ -11,6 +11,7 @@ use crate::commands::stopped;
 use crate::engine::{Engine, Journals, duration, time_of};
 use crate::failure::{Exit, Failure};
 use crate::printer::{Printer, Step};
+use crate::site::Site;
 use crate::webhook::Webhook;
 use crate::{story, summary};
 
@@ -24,6 +25,8 @@ pub(crate) struct Shown {
     pub(crate) version: Option<Revision>,
     /// Whether anything but traffic was changed.
     pub(crate) settings_changed: bool,
+    /// Where a service answers.
+    pub(crate) address: Option<String>,
     /// What the person who typed the command asked for.
     pub(crate) asked: Option<Ask>,
 }
@@ -104,9 +107,9 @@ async fn interrupted(engine: &Engine) -> Failure {
     let stays = match engine.target.observe().await {
         Ok(observed) => match observed.split {
             Some(split) => format!("the traffic stays at {split}"),
-            None => "there is no alias yet".into(),
+            None => format!("{} does not exist yet", engine.site.whole()),
         },
-        Err(error) => format!("the alias cannot be read: {error}"),
+        Err(error) => format!("{} cannot be read: {error}", engine.site.whole()),
     };
     left(engine, &format!("interrupted; {stays}{lease}"))
 }
@@ -171,19 +174,21 @@ impl Shown {
         version: &Revision,
         printer: &Printer,
     ) -> Result<Exit, Failure> {
-        let Engine { function, alias, .. } = engine;
-        let value = json!({
-            "function": function,
-            "alias": alias,
+        let (site, revision) = (&engine.site, engine.site.revision());
+        let value = site.with(json!({
             "version": version,
             "changed": self.settings_changed,
             "outcome": "unchanged",
-        });
-        printer.result(&value, || match self.settings_changed {
-            true => {
+            "address": self.address,
+        }));
+        printer.result(&value, || match (self.settings_changed, site) {
+            (true, Site::Alias { function, alias }) => {
                 format!("Changed the settings of {function}; {alias} stays at version {version}.")
             }
-            false => format!("Nothing to do: {alias} of {function} is at version {version}."),
+            (true, Site::Service { .. }) => {
+                format!("Changed the settings of {site}; it stays at {revision} {version}.")
+            }
+            (false, _) => format!("Nothing to do: {site} is at {revision} {version}."),
         })
     }
 
@@ -194,13 +199,11 @@ impl Shown {
         outcome: &Outcome,
         printer: &Printer,
     ) -> Result<Exit, Failure> {
-        let Engine { function, alias, .. } = engine;
+        let (site, revision) = (&engine.site, engine.site.revision());
         if let Outcome::Foreign { found } = outcome {
             return Err(Failure::new(
                 Exit::Moved,
-                format!(
-                    "somebody else moved the traffic of {alias} of {function}; it is now {found}"
-                ),
+                format!("somebody else moved the traffic of {site}; it is now {found}"),
             )
             .help("it was left as it is: look at it with slsml status"));
         }
@@ -218,25 +221,30 @@ impl Shown {
             Outcome::Failed(reason) => ("failed", Some(reason), Exit::RolledBack),
             _ => ("promoted", None, Exit::Done),
         };
-        let value = json!({
-            "function": function,
-            "alias": alias,
+        let value = site.with(json!({
             "version": self.version,
             "changed": true,
             "outcome": name,
             "reason": reason,
-        });
+            "address": self.address,
+        }));
         printer.result(&value, || match (reason, &self.version) {
             _ if matches!(outcome, Outcome::Failed(_)) => {
                 format!("It was {}.", story::outcome(outcome))
             }
             (Some(reason), _) => format!("Rolled back: {}.", story::reason(reason)),
-            (None, Some(version)) => format!(
-                "Released: {alias} of {function} is at version {version}.\n\n\
-                 Next: slsml invoke{} --alias {alias} --function {function} --body request.json",
-                engine.place
-            ),
-            (None, None) => format!("Released {alias} of {function}: {}.", story::outcome(outcome)),
+            (None, Some(version)) => {
+                let next = match (site, &self.address) {
+                    (Site::Alias { .. }, _) => {
+                        let flags = engine.flags();
+                        format!("\n\nNext: slsml invoke{flags} --body request.json")
+                    }
+                    (Site::Service { .. }, Some(address)) => format!("\n\nIt answers at {address}"),
+                    (Site::Service { .. }, None) => String::new(),
+                };
+                format!("Released: {site} is at {revision} {version}.{next}")
+            }
+            (None, None) => format!("Released {site}: {}.", story::outcome(outcome)),
         })?;
         Ok(exit)
     }
@@ -248,13 +256,11 @@ pub(super) fn show(
     log: &Log<'_, Journals>,
     printer: &Printer,
 ) -> Result<Exit, Failure> {
-    let value = json!({
-        "function": engine.function,
-        "alias": engine.alias,
+    let value = engine.site.with(json!({
         "release": log.state.release,
         "state": state(&log.state),
         "journal": log.entries,
-    });
+    }));
     printer.result(&value, || text(log))
 }
 

@@ -13,6 +13,7 @@ use super::{no_release, open, watch};
 use crate::engine::{Engine, Journals};
 use crate::failure::{Exit, Failure};
 use crate::printer::Printer;
+use crate::site::Site;
 use crate::story;
 
 /// `slsml release resume`.
@@ -48,7 +49,7 @@ pub(super) async fn ask(engine: Engine, what: Ask, printer: &Printer) -> Result<
     drop(log);
     let live = engine.is_worked_under(&lease);
     if what == Ask::Pause {
-        let value = json!({ "function": engine.function, "alias": engine.alias, "release": name, "paused": true, "watched": live });
+        let value = engine.site.with(json!({ "release": name, "paused": true, "watched": live }));
         let who = if live {
             format!("{} watches on", lease.holder.by)
         } else {
@@ -104,25 +105,34 @@ async fn write(engine: &Engine, log: &mut Log<'_, Journals>, what: Ask) -> Resul
 
 /// A split that no release of slsml is behind: it can be ended, too.
 async fn by_hand(engine: &Engine, what: Ask, printer: &Printer) -> Result<Exit, Failure> {
-    let Engine { function, alias, target, .. } = engine;
+    let Engine { site, target, .. } = engine;
+    let revision = site.revision();
     let seen = target.observe().await?;
     let Some(split) = seen.split else {
-        let (function, alias) = (function.clone(), alias.clone());
-        return Err(slsml_lambda::LambdaError::NoAlias { function, alias }.into());
+        return Err(match site.clone() {
+            Site::Alias { function, alias } => {
+                slsml_lambda::LambdaError::NoAlias { function, alias }.into()
+            }
+            Site::Service { service } => {
+                slsml_cloudrun::CloudRunError::NoService { service }.into()
+            }
+        });
     };
     let Some((candidate, _)) = split.candidate else {
-        let value =
-            json!({ "function": function, "alias": alias, "changed": false, "split": split });
+        let value = site.with(json!({ "changed": false, "split": split }));
         return printer.result(&value, || {
-            format!("Nothing to do: no release of {alias} of {function} is under way, version {} has all traffic.", split.stable)
+            format!(
+                "Nothing to do: no release of {site} is under way, {revision} {} has all traffic.",
+                split.stable
+            )
         });
     };
     let all = Split::all_to(if what == Ask::Promote { candidate } else { split.stable });
     target.route(&all, seen.token.as_ref()).await?;
-    let value = json!({ "function": function, "alias": alias, "changed": true, "split": all });
+    let value = site.with(json!({ "changed": true, "split": all }));
     printer.result(&value, || {
         let what = if what == Ask::Promote { "Promoted" } else { "Aborted" };
-        format!("{what}: version {} has all traffic of {alias} of {function}.", all.stable)
+        format!("{what}: {revision} {} has all traffic of {site}.", all.stable)
     })
 }
 
@@ -131,11 +141,9 @@ async fn nothing(engine: &Engine, printer: &Printer) -> Result<Exit, Failure> {
     let name = engine.latest().await?.ok_or_else(|| no_release(engine))?;
     let log = open(engine, &name).await.map_err(|_| no_release(engine))?;
     let outcome = log.state.ended.as_ref().map_or_else(String::new, story::outcome);
-    let value = json!({ "function": engine.function, "alias": engine.alias, "changed": false, "release": name, "outcome": log.state.ended });
+    let value =
+        engine.site.with(json!({ "changed": false, "release": name, "outcome": log.state.ended }));
     printer.result(&value, || {
-        format!(
-            "Nothing to do: the latest release of {} of {}, {name}, is over: {outcome}.",
-            engine.alias, engine.function
-        )
+        format!("Nothing to do: the latest release of {}, {name}, is over: {outcome}.", engine.site)
     })
 }

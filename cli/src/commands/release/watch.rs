@@ -76,7 +76,7 @@ impl<'a> Watched<'a> {
         self.told = self.log.entries.len();
         let Some(outcome) = &state.ended else { return Ok(None) };
         let version = Some(state.candidate.clone());
-        let shown = Shown { version, settings_changed: false, asked: self.asked };
+        let shown = Shown { version, asked: self.asked, ..Shown::default() };
         shown.ended(self.engine, outcome, self.printer).map(Some)
     }
 

@@ -1,0 +1,202 @@
+//! `slsml deploy cloudrun`: an image that is in its registry, a service as it should be, a ready
+//! revision with an address of its own, and its release; and `slsml plan cloudrun`.
+
+use serde_json::json;
+use slsml_cloudrun::{
+    Change, Google, Layout, Progress, Push, Repository, ServiceSpec, ServiceTarget, changes,
+    credentials, ensure, push,
+};
+use slsml_package::Artifact;
+use slsml_release::ports::{Observed, Target};
+use slsml_release::{Revision, Split, Strategy, Weight, check_metrics};
+
+use super::deploy::{self, Prepared};
+use crate::args::DeployCloudrun;
+use crate::commands::release::show::Shown;
+use crate::engine::Engine;
+use crate::failure::{Exit, Failure};
+use crate::place::CloudrunPlace;
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// What `deploy` and `plan` are about to do.
+struct Deployment {
+    layout: Layout,
+    repository: Repository,
+    tags: Vec<String>,
+    spec: ServiceSpec,
+    google: Google,
+    local: bool,
+    /// Whether the revision is only to be made ready.
+    no_traffic: bool,
+    prepared: Prepared,
+}
+
+pub(crate) async fn run(
+    settings: &Settings,
+    args: DeployCloudrun,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    let deployment = prepare(settings, args).await?;
+    let Deployment { layout, repository, tags, spec, google, prepared, .. } = deployment;
+    {
+        let _step = printer.step(&format!("Pushing to {repository}"));
+        let credentials = credentials(repository.registry()).await?;
+        let asked = Push {
+            layout: &layout,
+            to: &repository,
+            mount_from: None,
+            tags: &tags,
+            credentials: &credentials,
+        };
+        push(&asked, |_, _| {}).await?;
+    }
+    let ensured = {
+        let mut step = printer.step(&format!("Comparing {} with the artifact", spec.name));
+        ensure(&google, &spec, |progress| {
+            step = printer.step(&describe(progress, &spec.name));
+        })
+        .await?
+    };
+    let target = ServiceTarget::new(&google, &spec.name, "");
+    let tagged = target.tagged(&ensured.revision).await?;
+    if let Some(address) = &tagged {
+        printer.note(&format!("Revision {} answers at {address}", ensured.revision));
+    }
+    let shown = Shown {
+        version: Some(ensured.revision.clone()),
+        settings_changed: ensured.changed,
+        asked: None,
+        address: target.address().await?,
+    };
+    if deployment.no_traffic {
+        let value = json!({
+            "service": spec.name,
+            "revision": ensured.revision,
+            "changed": ensured.changed,
+            "outcome": "no_traffic",
+            "address": tagged,
+        });
+        return printer.result(&value, || {
+            let place = if deployment.local { " --local" } else { "" };
+            format!(
+                "Revision {} of {} is ready, without traffic.\n\nNext: slsml deploy cloudrun{place} --traffic 10",
+                ensured.revision, spec.name
+            )
+        });
+    }
+    deploy::release(prepared, ensured.revision, &shown, !deployment.local, printer).await
+}
+
+pub(crate) async fn plan(
+    settings: &Settings,
+    args: DeployCloudrun,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    let deployment = prepare(settings, args).await?;
+    let Deployment { spec, google, prepared, no_traffic, repository, layout, .. } = deployment;
+    let (changes, revision) = changes(&google, &spec).await?;
+    let steps = match no_traffic {
+        true => Vec::new(),
+        false => deploy::steps(&prepared, revision.as_ref()),
+    };
+    let observed = &prepared.observed;
+    let value = json!({
+        "service": spec.name,
+        "image": spec.image,
+        "split": observed.split,
+        "changes": changes,
+        "version": revision,
+        "steps": steps,
+        "strategy": prepared.strategy,
+    });
+    printer.result(&value, || {
+        let here = observed
+            .split
+            .as_ref()
+            .map_or("has no traffic yet".into(), |split| format!("is at {split}"));
+        let first = format!("The service {} {here}.", spec.name);
+        let image =
+            format!("bring {} to {repository}, as far as it is not there", short(layout.digest()));
+        let all =
+            std::iter::once(image).chain(changes.iter().map(|change| would(*change).to_owned()));
+        let idle = changes.is_empty() && steps.is_empty();
+        deploy::plan_text(&first, "slsml deploy cloudrun", idle, all.collect(), &steps)
+    })
+}
+
+fn short(digest: &str) -> String {
+    digest.chars().take("sha256:".len() + 12).collect()
+}
+
+async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment, Failure> {
+    let no_traffic = args.no_traffic;
+    let strategy = settings.cloudrun_strategy(&args.release, args.traffic)?;
+    whole_percents(&strategy)?;
+    let request = settings.warm_up_request(args.release.request.as_deref());
+    let folder = settings.artifact(args.artifact.clone())?;
+    let artifact = Artifact::read(&folder)?;
+    let image = artifact.for_cloudrun()?;
+    let layout = Layout::open(&folder.join(&image.folder), &image.digest)?;
+    let request = deploy::request(request, &artifact)?;
+    let service = settings.service(args.place.service.clone());
+    let service = service.unwrap_or_else(|| artifact.name.to_lowercase().replace('_', "-"));
+    let place = CloudrunPlace::connect(&args.place, settings)?;
+    let repository = settings.repository(args.repository.clone(), &place, &service)?;
+    let (repository, tag) = Repository::parse(&repository)?;
+    let tags = layout.tags().into_iter().chain(tag).collect();
+    let reference = format!("{repository}@{}", image.digest);
+    let webhook = settings.webhook(args.release.webhook.as_deref())?;
+    let spec = settings.cloudrun_spec(args, service.clone(), reference)?;
+    let mut engine = Engine::of_service(&place, &service, &artifact.name)?;
+    engine.webhook = webhook;
+    deploy::check_strategy(&engine, &strategy)?;
+    let observed: Observed = match no_traffic {
+        true => engine.target.observe().await?,
+        false => deploy::check_target(&engine, &strategy).await?,
+    };
+    check_metrics(&engine.metrics, &strategy).await?;
+    let CloudrunPlace { google, local, .. } = place;
+    let prepared = Prepared { engine, strategy, observed, request };
+    Ok(Deployment { layout, repository, tags, spec, google, local, no_traffic, prepared })
+}
+
+/// Cloud Run divides traffic by whole percents.
+fn whole_percents(strategy: &Strategy) -> Result<(), Failure> {
+    let weights = strategy.stages.iter().filter_map(|stage| match stage {
+        slsml_release::Stage::Watch { weight, .. } => Some(*weight),
+        _ => None,
+    });
+    let odd = weights.into_iter().find(|weight: &Weight| weight.as_percent().fract() != 0.0);
+    match odd {
+        None => Ok(()),
+        Some(odd) => Err(Failure::usage(format!(
+            "a step has {odd}, and Cloud Run divides traffic by whole percents"
+        ))
+        .help("take steps, or an increment, of whole percents")),
+    }
+}
+
+fn describe(progress: Progress, service: &str) -> String {
+    match progress {
+        Progress::Creating => format!("Creating the service {service}"),
+        Progress::Starting => "Starting a revision".into(),
+        Progress::Updating => format!("Updating the settings of {service}"),
+        Progress::Access => format!("Setting who may send requests to {service}"),
+    }
+}
+
+fn would(change: Change) -> &'static str {
+    match change {
+        Change::Create => "create the service",
+        Change::Revision => "start a revision, with an address of its own and no traffic",
+        Change::Settings => "update the service's settings",
+        Change::Tag => "give the revision an address of its own",
+        Change::Access => "change who may send requests",
+    }
+}
+
+/// Whether a split gives one revision everything.
+pub(super) fn has_all(split: Option<&Split>, revision: &Revision) -> bool {
+    split == Some(&Split::all_to(revision.clone()))
+}
