@@ -9,7 +9,7 @@ SHIP := $(TARGET)/ship
 RUNTIME := $(TARGET)/$(HOST)/runtime/bootstrap
 PACK := $(if $(filter x86_64-%,$(HOST)),-C link-arg=-Wl$(COMMA)-z$(COMMA)pack-relative-relocs -C link-arg=-Wl$(COMMA)--icf=all)
 
-.PHONY: demo test build lint test-rust test-python python ship runtime runtimes bench simulate chaos needs-cargo clean
+.PHONY: demo test build static lint test-rust test-python python ship runtime runtimes bench simulate chaos needs-cargo clean
 
 # Package, deploy and canary a real model on a Lambda on this machine, under live traffic.
 demo: build
@@ -22,19 +22,24 @@ build: needs-cargo
 	@echo "Building slsml and its runtime; a cold build compiles tract and the AWS SDKs and takes about 8 minutes on 2 cores."
 	@$(CARGO) build --locked --workspace --bins
 
+# The container's program for tests: an image holds nothing it could be linked with.
+static: build
+	@$(CARGO) rustc --locked --quiet -p slsml-server --bin slsml-server -- -C target-feature=+crt-static
+	@mkdir -p "$(TARGET)/debug/static" && cp "$(TARGET)/debug/slsml-server" "$(TARGET)/debug/static/"
+
 lint: needs-cargo
 	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --all --check; \
 	else echo "rustfmt is not installed (rustup component add rustfmt): formatting is not checked"; fi
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then $(CARGO) clippy --locked --workspace --all-targets --quiet -- -D warnings; \
 	else echo "clippy is not installed (rustup component add clippy): lints are not checked"; fi
 
-test-rust: build
+test-rust: static
 	$(CARGO) test --locked --workspace
 
-test-python: build python
+test-python: static python
 	@rm -rf "$(TARGET)/python-tests" && "$(TARGET)/debug/slsml" --json package examples/digits/models/v1.onnx \
 		--name digits --out "$(TARGET)/python-tests" >/dev/null
-	@SLSML_BIN="$(TARGET)/debug/slsml" SLSML_SERVER="$(TARGET)/debug/slsml-server" SLSML_DIGITS_ZIP="$(TARGET)/python-tests/digits/lambda.zip" \
+	@SLSML_BIN="$(TARGET)/debug/slsml" SLSML_SERVER="$(TARGET)/debug/static/slsml-server" SLSML_DIGITS_ZIP="$(TARGET)/python-tests/digits/lambda.zip" \
 		SLSML_MINISTACK="$$(test -x $(VENV)/bin/ministack && echo $(VENV)/bin/ministack)" \
 		"$(VENV)/bin/pytest" -q tests/python
 

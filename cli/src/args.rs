@@ -591,4 +591,7 @@ pub(crate) struct LocalUp {
     /// How many requests may run at once in the account
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub(crate) account_concurrency: u32,
+    /// Write calls of Google's APIs and their answers to a file, a line each
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
 }

@@ -69,19 +69,14 @@ impl Engine {
         })
     }
 
-    /// A service that serves `model`.
-    pub(crate) fn of_service(
-        place: &CloudrunPlace,
-        service: &str,
-        model: &str,
-    ) -> Result<Engine, Failure> {
+    pub(crate) fn of_service(place: &CloudrunPlace, service: &str) -> Result<Engine, Failure> {
         let google = &place.google;
         let metrics = RevisionMetrics::new(google, service, if place.local { 1 } else { 60 });
         let (project, region) = (google.project(), google.region());
         let name = if place.local { "local".into() } else { format!("{project}/{region}") };
         Ok(Engine {
             site: Site::Service { service: service.into() },
-            target: AnyTarget::Service(ServiceTarget::new(google, service, model)),
+            target: AnyTarget::Service(ServiceTarget::new(google, service)),
             metrics: AnyMetrics::Revisions(metrics),
             journals: Journals::Folder(FolderStore::new(place.journals()?)),
             holder: this_process(),

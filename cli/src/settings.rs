@@ -574,11 +574,6 @@ impl Settings {
         self.package.target == Some(TargetName::Cloudrun)
     }
 
-    /// The model's name, if the settings say it.
-    pub(crate) fn model_name(&self) -> Option<String> {
-        self.model.name.clone()
-    }
-
     /// The service's name, if flags or settings say it.
     pub(crate) fn service(&self, flag: Option<String>) -> Option<String> {
         let model = || self.model.name.as_ref().map(|name| name.to_lowercase().replace('_', "-"));
@@ -639,6 +634,7 @@ impl Settings {
         &self,
         args: DeployCloudrun,
         name: String,
+        model: String,
         image: String,
     ) -> Result<ServiceSpec, Failure> {
         let letters =
@@ -665,6 +661,7 @@ impl Settings {
         }
         Ok(ServiceSpec {
             name,
+            model,
             image,
             cpu: args.cpu.or_else(|| file.cpu.clone()),
             memory: args.memory.or_else(|| file.memory.clone()),

@@ -10,11 +10,19 @@ use serde_json::Value;
 
 use crate::Error;
 use crate::slsml::{LocalLambda, command};
-use crate::traffic::Traffic;
+use crate::traffic::{Door, Traffic, is_marked};
 
-/// Which of the example's models each version serves; the candidate is always version 2.
-const GOOD: [(&str, &str); 2] = [("1", "v1"), ("2", "v2")];
-const BAD: [(&str, &str); 2] = [("1", "v1"), ("2", "v3")];
+/// The example's models.
+const MODELS: [&str; 3] = ["v1", "v2", "v3"];
+
+/// Where releases are harmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// An alias of a function; the candidate is always version 2.
+    Lambda,
+    /// A service.
+    Cloudrun,
+}
 
 /// How long a release may take before something is wrong.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -154,8 +162,11 @@ pub struct Trial {
 /// A local cloud with everything a trial needs.
 #[derive(Debug)]
 pub struct Arena {
+    on: On,
     cloud: LocalLambda,
     artifacts: [PathBuf; 3],
+    /// What the name of a revision of each artifact contains, on Cloud Run.
+    marks: [String; 3],
     trials: u32,
     /// How many calls each plan makes, as far as is known.
     calls: [u64; PLANS.len()],
@@ -163,12 +174,22 @@ pub struct Arena {
 
 impl Arena {
     /// Starts it.
-    pub fn open() -> Result<Arena, Error> {
+    pub fn open(on: On) -> Result<Arena, Error> {
         let cloud = LocalLambda::start()?;
         // A bucket of the object store is a folder: journals go through the API as well.
         std::fs::create_dir_all(cloud.dir().join("s3/artifacts"))?;
-        let artifacts = [cloud.package("v1")?, cloud.package("v2")?, cloud.package("v3")?];
-        Ok(Arena { cloud, artifacts, trials: 0, calls: [CALLS; PLANS.len()] })
+        let package = |model: &str| match on {
+            On::Lambda => cloud.package(model),
+            On::Cloudrun => cloud.package_image(model),
+        };
+        let artifacts = [package(MODELS[0])?, package(MODELS[1])?, package(MODELS[2])?];
+        let marks = match on {
+            On::Lambda => Default::default(),
+            On::Cloudrun => {
+                [image_mark(&artifacts[0])?, image_mark(&artifacts[1])?, image_mark(&artifacts[2])?]
+            }
+        };
+        Ok(Arena { on, cloud, artifacts, marks, trials: 0, calls: [CALLS; PLANS.len()] })
     }
 
     /// One release, harmed at a call so far along those it makes: from 0, the first, to below 1.
@@ -181,11 +202,16 @@ impl Arena {
         if code != 0 {
             return Err(format!("the first version was not deployed: {value}").into());
         }
-        let models = if good { GOOD } else { BAD };
-        let pause = Duration::from_millis(12);
-        let traffic = Traffic::start(&self.cloud.endpoint, &function, "live", &models, 4, pause)?;
-        self.fault(&["api", "--nth", &call.to_string(), "--kind", harm.kind()])?;
         let candidate = if good { 1 } else { 2 };
+        let marks = self.marks(candidate);
+        let models = [(&*marks[0], MODELS[0]), (&*marks[1], MODELS[candidate])];
+        let pause = Duration::from_millis(12);
+        let door = match self.on {
+            On::Lambda => Door::alias(&self.cloud.endpoint, &function, "live"),
+            On::Cloudrun => Door::service(value["address"].as_str().ok_or("no address")?)?,
+        };
+        let traffic = Traffic::start(door, &models, 4, pause)?;
+        self.fault(&["api", "--nth", &call.to_string(), "--kind", harm.kind()])?;
         let mut child = self.start(&function, candidate, flags)?;
         let struck = self.wait(&mut child, harm)?;
         self.fault(&["clear"])?;
@@ -197,9 +223,8 @@ impl Arena {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
         let totals = traffic.finish().await;
-        let split = self.split(&function)?;
-        let expected = if good { "2" } else { "1" };
-        let at_the_end = split["candidate"].is_null() && split["stable"] == expected;
+        let serving = self.serving(&function)?;
+        let at_the_end = matches!(&*serving, [only] if is_marked(only, &marks[usize::from(good)]));
         let (double_effects, told) = self.double_effects(&function)?;
         let converged = at_the_end && code == Some(end);
         if !struck {
@@ -210,7 +235,7 @@ impl Arena {
         } else {
             let fault = totals.first_fault.clone().unwrap_or_default();
             note = Some(format!(
-                "exit {code:?}, split {split}, {told}; {}; {fault}",
+                "exit {code:?}, traffic {serving:?}, {told}; {}; {fault}",
                 note.unwrap_or_default()
             ));
         }
@@ -240,21 +265,40 @@ impl Arena {
         }
     }
 
-    fn deploy(
-        &self,
-        function: &str,
-        artifact: usize,
-        flags: &[&str],
-    ) -> Result<(i32, Value), Error> {
-        let more = [&["--function", function, "--bucket", "artifacts"], flags].concat();
-        self.cloud.deploy(&self.artifacts[artifact], &more)
+    /// What the names of the stable revision and of the candidate contain.
+    fn marks(&self, candidate: usize) -> [String; 2] {
+        match self.on {
+            On::Lambda => ["1".into(), "2".into()],
+            On::Cloudrun => [self.marks[0].clone(), self.marks[candidate].clone()],
+        }
     }
 
-    fn start(&self, function: &str, artifact: usize, flags: &[&str]) -> Result<Child, Error> {
-        let artifact: &Path = &self.artifacts[artifact];
-        let mut command = command(&["--json", "deploy", "lambda", "--alias", "live"])?;
-        command.args(["--memory-mb", "512", "--function", function, "--bucket", "artifacts"]);
-        command.args(flags).args(self.cloud.flags()).arg("--artifact").arg(artifact);
+    /// The flags that name a target.
+    fn names<'a>(&self, target: &'a str) -> Vec<&'a str> {
+        match self.on {
+            On::Lambda => vec!["--function", target, "--bucket", "artifacts"],
+            On::Cloudrun => vec!["--service", target],
+        }
+    }
+
+    /// A deployment, without what is the machine's.
+    fn deployment<'a>(&'a self, target: &'a str, artifact: usize) -> Vec<&'a str> {
+        let mut args = match self.on {
+            On::Lambda => vec!["deploy", "lambda", "--alias", "live", "--memory-mb", "512"],
+            On::Cloudrun => vec!["deploy", "cloudrun", "--public"],
+        };
+        args.extend(self.names(target));
+        args.extend(["--artifact", self.artifacts[artifact].to_str().unwrap_or_default()]);
+        args
+    }
+
+    fn deploy(&self, target: &str, artifact: usize, flags: &[&str]) -> Result<(i32, Value), Error> {
+        self.cloud.json(&[&self.deployment(target, artifact)[..], flags].concat())
+    }
+
+    fn start(&self, target: &str, artifact: usize, flags: &[&str]) -> Result<Child, Error> {
+        let mut command = command(&["--json"])?;
+        command.args(self.deployment(target, artifact)).args(flags).args(self.cloud.flags());
         Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
     }
 
@@ -289,21 +333,43 @@ impl Arena {
         if code != 7 {
             return Ok((Some(code), Some(value.to_string())));
         }
-        let resume = ["release", "resume", "--function", function, "--bucket", "artifacts"];
+        let resume = [&["release", "resume"], &self.names(function)[..]].concat();
         let (code, value) = self.cloud.json(&resume)?;
         Ok((Some(code), Some(value.to_string())))
     }
 
-    fn split(&self, function: &str) -> Result<Value, Error> {
-        let (_, status) = self.cloud.json(&["status", "--function", function])?;
-        Ok(status["aliases"][0]["split"].clone())
+    fn status(&self, target: &str) -> Result<Value, Error> {
+        let status = match self.on {
+            On::Lambda => ["status", "--function", target],
+            On::Cloudrun => ["status", "--service", target],
+        };
+        Ok(self.cloud.json(&status)?.1)
     }
 
-    /// Versions beyond the two there have to be, and moves of traffic made more than once.
-    fn double_effects(&self, function: &str) -> Result<(u64, String), Error> {
-        let (_, status) = self.cloud.json(&["status", "--function", function])?;
-        let versions = status["versions"].as_array().map_or(0, Vec::len) as u64;
-        let show = ["release", "show", "--function", function, "--bucket", "artifacts"];
+    /// Who has traffic.
+    fn serving(&self, target: &str) -> Result<Vec<String>, Error> {
+        let status = self.status(target)?;
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        Ok(match self.on {
+            On::Lambda => {
+                let split = &status["aliases"][0]["split"];
+                let both = [&split["stable"], &split["candidate"][0]];
+                both.into_iter().filter_map(text).collect()
+            }
+            On::Cloudrun => {
+                let targets = status["traffic"].as_array().into_iter().flatten();
+                let with = targets.filter(|target| target["percent"].as_u64() > Some(0));
+                with.filter_map(|target| text(&target["revision"])).collect()
+            }
+        })
+    }
+
+    /// Revisions beyond the two there have to be, and moves of traffic made more than once.
+    fn double_effects(&self, target: &str) -> Result<(u64, String), Error> {
+        let status = self.status(target)?;
+        let all = if self.on == On::Lambda { &status["versions"] } else { &status["revisions"] };
+        let versions = all.as_array().map_or(0, Vec::len) as u64;
+        let show = [&["release", "show"], &self.names(target)[..]].concat();
         let (_, shown) = self.cloud.json(&show)?;
         let entries = shown["journal"].as_array().cloned().unwrap_or_default();
         let moves: Vec<String> = entries
@@ -314,4 +380,11 @@ impl Arena {
         let twice = moves.windows(2).filter(|pair| pair[0] == pair[1]).count() as u64;
         Ok((versions.saturating_sub(2) + twice, format!("{versions} versions, moves {moves:?}")))
     }
+}
+
+/// What the names of an image's revisions contain.
+fn image_mark(artifact: &Path) -> Result<String, Error> {
+    let record: Value = serde_json::from_slice(&std::fs::read(artifact.join("artifact.json"))?)?;
+    let digest = record["image"]["digest"].as_str().and_then(|text| text.strip_prefix("sha256:"));
+    Ok(digest.and_then(|digest| digest.get(..8)).ok_or("the artifact holds no image")?.to_owned())
 }

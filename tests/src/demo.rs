@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use slsml_e2e::Error;
 use slsml_e2e::slsml::{LocalLambda, checkout, command};
-use slsml_e2e::traffic::{Tally, Totals, Traffic};
+use slsml_e2e::traffic::{Door, Tally, Totals, Traffic};
 
 /// Which model each of the function's versions serves, in the order they are deployed.
 const MODELS: [(&str, &str); 3] = [("1", "v1"), ("2", "v2"), ("3", "v3")];
@@ -70,7 +70,8 @@ async fn demo() -> Result<(), Error> {
 
     title("Requests come in, and do not stop from here on");
     let pause = Duration::from_millis(60);
-    let traffic = Traffic::start(&cloud.endpoint, "digits", "live", &MODELS, 6, pause)?;
+    let traffic =
+        Traffic::start(Door::alias(&cloud.endpoint, "digits", "live"), &MODELS, 6, pause)?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     println!("{} answered by version 1 in two seconds", traffic.totals().sent());
 

@@ -23,6 +23,15 @@ pub fn programs() -> Result<PathBuf, Error> {
     Err(format!("no slsml and bootstrap in {folder}: run cargo build --workspace first").into())
 }
 
+/// The container's program, linked statically: its image holds nothing else.
+pub fn static_server() -> Result<PathBuf, Error> {
+    let path = programs()?.join("static/slsml-server");
+    match path.exists() {
+        true => Ok(path),
+        false => Err(format!("no {}: run make static", path.display()).into()),
+    }
+}
+
 /// The checkout: cargo says where a test's package is, and make starts the demo at the top. The
 /// place is not compiled in, because checkouts may share compiled programs.
 pub fn checkout() -> PathBuf {
@@ -112,6 +121,20 @@ impl LocalLambda {
         let out = self.scratch().join(version);
         let (model, out_text) = (model.to_string_lossy(), out.to_string_lossy());
         let args = ["package", &*model, "--name", "digits", "--out", &*out_text];
+        let (code, value) = json(self.scratch(), &args)?;
+        if code != 0 {
+            return Err(format!("packaging {version} ended with {code}: {value}").into());
+        }
+        Ok(out.join("digits"))
+    }
+
+    /// Packages one of the example's versions as an image; the artifact's folder.
+    pub fn package_image(&self, version: &str) -> Result<PathBuf, Error> {
+        let model = checkout().join("examples/digits/models").join(format!("{version}.onnx"));
+        let (out, server) = (self.scratch().join(format!("image-{version}")), static_server()?);
+        let [model, out_text, server] = [&model, &out, &server].map(|path| path.to_string_lossy());
+        let args = ["package", &*model, "--name", "digits", "--out", &*out_text];
+        let args = [&args[..], &["--target", "cloudrun", "--runtime", &*server]].concat();
         let (code, value) = json(self.scratch(), &args)?;
         if code != 0 {
             return Err(format!("packaging {version} ended with {code}: {value}").into());

@@ -78,13 +78,51 @@ pub struct Traffic {
     workers: JoinSet<()>,
 }
 
+/// Where requests are sent.
+#[derive(Clone, Debug)]
+pub enum Door {
+    /// An alias of a function.
+    Alias {
+        /// Who sends.
+        client: Box<aws_sdk_lambda::Client>,
+        /// The function's name.
+        function: String,
+        /// The alias.
+        alias: String,
+    },
+    /// A service on Cloud Run.
+    Service {
+        /// Who sends.
+        client: reqwest::Client,
+        /// Where infer requests go.
+        url: String,
+    },
+}
+
+impl Door {
+    /// An alias of a function.
+    pub fn alias(endpoint: &str, function: &str, alias: &str) -> Door {
+        let client = Box::new(client(endpoint));
+        Door::Alias { client, function: function.into(), alias: alias.into() }
+    }
+
+    /// A service on Cloud Run that serves the example.
+    pub fn service(address: &str) -> Result<Door, Error> {
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?;
+        Ok(Door::Service { client, url: format!("{address}/v2/models/digits/infer") })
+    }
+}
+
+/// Whether a revision's name is, or contains as a part, what another is known by.
+pub fn is_marked(revision: &str, mark: &str) -> bool {
+    revision.split('-').any(|part| part == mark)
+}
+
 impl Traffic {
-    /// Sends requests to `function:alias` from `workers` clients, each pausing between requests.
-    /// `models` says which of the example's models each of the function's versions serves.
+    /// Sends requests from `workers` clients, each pausing between requests. `models` says which of the
+    /// example's models each revision serves.
     pub fn start(
-        endpoint: &str,
-        function: &str,
-        alias: &str,
+        door: Door,
         models: &[(&str, &str)],
         workers: usize,
         pause: Duration,
@@ -99,15 +137,14 @@ impl Traffic {
         for worker in 0..workers {
             let (totals, stop, cases) = (totals.clone(), stop.clone(), cases.clone());
             let models = models.clone();
-            let client = client(endpoint);
-            let (function, alias) = (function.to_owned(), alias.to_owned());
+            let door = door.clone();
             tasks.spawn(async move {
                 // Each worker walks the requests from another place.
                 for case in cases.iter().cycle().skip(worker * 7) {
                     if stop.load(Ordering::Acquire) {
                         return;
                     }
-                    let outcome = send(&client, &function, &alias, case, &models).await;
+                    let outcome = send(&door, case, &models).await;
                     count(&mut totals.lock().unwrap_or_else(PoisonError::into_inner), outcome);
                     tokio::time::sleep(pause).await;
                 }
@@ -151,35 +188,60 @@ fn count(totals: &mut Totals, outcome: Outcome) {
     }
 }
 
-async fn send(
-    client: &aws_sdk_lambda::Client,
-    function: &str,
-    alias: &str,
-    case: &Case,
-    models: &BTreeMap<String, String>,
-) -> Outcome {
-    let payload = Blob::new(case.request.to_string());
-    let answer =
-        client.invoke().function_name(function).qualifier(alias).payload(payload).send().await;
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(error) => {
-            return Outcome::Lost(format!(
-                "{}",
-                aws_sdk_lambda::error::DisplayErrorContext(&error)
-            ));
+/// What a request was answered with: by whom, what, and whether it failed.
+struct Answer {
+    revision: String,
+    value: Value,
+    failed: bool,
+}
+
+async fn ask(door: &Door, case: &Case) -> Result<Answer, String> {
+    match door {
+        Door::Alias { client, function, alias } => {
+            let payload = Blob::new(case.request.to_string());
+            let call = client.invoke().function_name(function).qualifier(alias).payload(payload);
+            let answer = call.send().await.map_err(|error| {
+                format!("{}", aws_sdk_lambda::error::DisplayErrorContext(&error))
+            })?;
+            let body = answer.payload().map(|blob| blob.as_ref().to_vec()).unwrap_or_default();
+            Ok(Answer {
+                revision: answer.executed_version().unwrap_or_default().to_owned(),
+                value: serde_json::from_slice(&body).unwrap_or_default(),
+                failed: answer.function_error().is_some(),
+            })
         }
+        Door::Service { client, url } => {
+            let answer = client.post(url).json(&case.request).send().await;
+            let answer = answer.map_err(|error| format!("{error:?}"))?;
+            let status = answer.status();
+            let body = answer.bytes().await.map_err(|error| format!("{error:?}"))?;
+            let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+            // Only the server's own errors are the model's.
+            if !status.is_success() && value["error"].is_null() {
+                return Err(format!("status {status}: {}", String::from_utf8_lossy(&body)));
+            }
+            let revision = value["model_version"].as_str().unwrap_or_default().to_owned();
+            Ok(Answer { revision, value, failed: status.is_server_error() })
+        }
+    }
+}
+
+async fn send(door: &Door, case: &Case, models: &BTreeMap<String, String>) -> Outcome {
+    let Answer { revision, value, failed } = match ask(door, case).await {
+        Ok(answer) => answer,
+        Err(why) => return Outcome::Lost(why),
     };
-    let version = answer.executed_version().unwrap_or_default().to_owned();
-    let body = answer.payload().map(|blob| blob.as_ref().to_vec()).unwrap_or_default();
-    let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let model = models.get(&version).map(String::as_str).unwrap_or_default();
-    match answer.function_error() {
-        None if case.is_answered_by(model, &value) => Outcome::Right(version),
-        Some(_) if case.fails_on(model) => Outcome::Failed(version),
+    let by_name = models.iter().find(|(mark, _)| is_marked(&revision, mark));
+    // An error over HTTP does not say who failed: it is whoever fails on this.
+    let by_fault = || models.iter().find(|(_, model)| failed && case.fails_on(model));
+    let known = by_name.or_else(by_fault);
+    let (mark, model) = known.map_or(("", ""), |(mark, model)| (mark.as_str(), model.as_str()));
+    match failed {
+        false if case.is_answered_by(model, &value) => Outcome::Right(mark.to_owned()),
+        true if case.fails_on(model) => Outcome::Failed(mark.to_owned()),
         _ => Outcome::Wrong(
-            version.clone(),
-            format!("version {version} answered {} with {value}", case.request["id"]),
+            revision.clone(),
+            format!("revision `{revision}` answered {} with {value}", case.request["id"]),
         ),
     }
 }

@@ -1,11 +1,20 @@
 //! A few releases that are killed and refused on their way; `make chaos` does it hundreds of times.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use slsml_e2e::chaos::{Arena, Harm, PLANS};
+use slsml_e2e::chaos::{Arena, Harm, On, PLANS};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn harmed_releases_end_as_undisturbed_ones_and_nobody_notices() {
-    let mut arena = Arena::open().unwrap();
+    harm_some(On::Lambda).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_on_cloud_run_do_so_too() {
+    harm_some(On::Cloudrun).await;
+}
+
+async fn harm_some(on: On) {
+    let mut arena = Arena::open(on).unwrap();
     let harms = [
         (0, Harm::KillBefore, 0.3),
         (4, Harm::KillAfter, 0.25),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_lambda::types::AliasRoutingConfiguration;
 use slsml_e2e::slsml::{LocalLambda, command};
-use slsml_e2e::traffic::{Traffic, client};
+use slsml_e2e::traffic::{Door, Traffic, client};
 
 const MODELS: [(&str, &str); 3] = [("1", "v1"), ("2", "v2"), ("3", "v3")];
 
@@ -26,7 +26,7 @@ const CANARY: [&str; 10] = [
 
 fn traffic(cloud: &LocalLambda) -> Traffic {
     let pause = Duration::from_millis(25);
-    Traffic::start(&cloud.endpoint, "digits", "live", &MODELS, 4, pause).unwrap()
+    Traffic::start(Door::alias(&cloud.endpoint, "digits", "live"), &MODELS, 4, pause).unwrap()
 }
 
 fn state(cloud: &LocalLambda) -> Vec<u8> {
@@ -65,9 +65,13 @@ async fn a_canary_under_continuous_traffic_loses_nothing_and_answers_nothing_wro
 async fn a_failing_version_is_rolled_back_by_its_own_failures() {
     let cloud = deployed("v1");
     let models = [("1", "v1"), ("2", "v3")];
-    let traffic =
-        Traffic::start(&cloud.endpoint, "digits", "live", &models, 4, Duration::from_millis(25))
-            .unwrap();
+    let traffic = Traffic::start(
+        Door::alias(&cloud.endpoint, "digits", "live"),
+        &models,
+        4,
+        Duration::from_millis(25),
+    )
+    .unwrap();
     let artifact = cloud.package("v3").unwrap();
     let (code, value) = cloud.deploy(&artifact, &CANARY).unwrap();
     assert_eq!(code, 5, "{value}");
@@ -505,7 +509,8 @@ async fn a_candidate_that_is_slow_throttled_or_predicts_differently_is_rolled_ba
     // Faults make wrong answers, so only that something answers matters here.
     let pause = Duration::from_millis(25);
     let models = [("1", "v1"), ("2", "v2")];
-    let traffic = Traffic::start(&cloud.endpoint, "digits", "live", &models, 4, pause).unwrap();
+    let traffic =
+        Traffic::start(Door::alias(&cloud.endpoint, "digits", "live"), &models, 4, pause).unwrap();
     for (fault, metric) in cases {
         let dir = cloud.dir();
         let at = ["--dir", &*dir.to_string_lossy()];

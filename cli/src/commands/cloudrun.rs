@@ -8,7 +8,7 @@ use slsml_cloudrun::{
 };
 use slsml_package::Artifact;
 use slsml_release::ports::{Observed, Target};
-use slsml_release::{Revision, Split, Strategy, Weight, check_metrics};
+use slsml_release::{Measure, Revision, Split, Strategy, Weight, check_metrics};
 
 use super::deploy::{self, Prepared};
 use crate::args::DeployCloudrun;
@@ -58,7 +58,7 @@ pub(crate) async fn run(
         })
         .await?
     };
-    let target = ServiceTarget::new(&google, &spec.name, "");
+    let target = ServiceTarget::new(&google, &spec.name);
     let tagged = target.tagged(&ensured.revision).await?;
     if let Some(address) = &tagged {
         printer.note(&format!("Revision {} answers at {address}", ensured.revision));
@@ -133,6 +133,7 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
     let no_traffic = args.no_traffic;
     let strategy = settings.cloudrun_strategy(&args.release, args.traffic)?;
     whole_percents(&strategy)?;
+    counted(&strategy)?;
     let request = settings.warm_up_request(args.release.request.as_deref());
     let folder = settings.artifact(args.artifact.clone())?;
     let artifact = Artifact::read(&folder)?;
@@ -147,8 +148,8 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
     let tags = layout.tags().into_iter().chain(tag).collect();
     let reference = format!("{repository}@{}", image.digest);
     let webhook = settings.webhook(args.release.webhook.as_deref())?;
-    let spec = settings.cloudrun_spec(args, service.clone(), reference)?;
-    let mut engine = Engine::of_service(&place, &service, &artifact.name)?;
+    let spec = settings.cloudrun_spec(args, service.clone(), artifact.name.clone(), reference)?;
+    let mut engine = Engine::of_service(&place, &service)?;
     engine.webhook = webhook;
     deploy::check_strategy(&engine, &strategy)?;
     let observed: Observed = match no_traffic {
@@ -159,6 +160,19 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
     let CloudrunPlace { google, local, .. } = place;
     let prepared = Prepared { engine, strategy, observed, request };
     Ok(Deployment { layout, repository, tags, spec, google, local, no_traffic, prepared })
+}
+
+/// What Cloud Run counts for each revision.
+fn counted(strategy: &Strategy) -> Result<(), Failure> {
+    let is_counted =
+        |measure: &Measure| matches!(measure, Measure::Errors | Measure::SlowerThan(_));
+    match strategy.measures().into_iter().find(|measure| !is_counted(measure)) {
+        None => Ok(()),
+        Some(measure) => Err(Failure::usage(format!(
+            "Cloud Run does not count {measure} by revision: a check on it would have no evidence"
+        ))
+        .help("check errors or slower_than_…ms")),
+    }
 }
 
 /// Cloud Run divides traffic by whole percents.

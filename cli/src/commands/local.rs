@@ -123,6 +123,7 @@ fn up(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
         port: args.port,
         idle_after: Duration::from_secs(args.idle_s),
         account_concurrency: args.account_concurrency,
+        record: args.record.clone(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut told = Ok(Exit::Done);
@@ -187,10 +188,11 @@ fn detach(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
         .arg("--idle-s")
         .arg(args.idle_s.to_string())
         .arg("--account-concurrency")
-        .arg(args.account_concurrency.to_string())
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log);
+        .arg(args.account_concurrency.to_string());
+    if let Some(record) = &args.record {
+        command.arg("--record").arg(std::path::absolute(record)?);
+    }
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // A group of its own: Ctrl-C in this terminal does not reach it.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command.spawn()?;

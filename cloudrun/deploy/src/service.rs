@@ -14,6 +14,7 @@ use crate::{CloudRunError, Google};
 /// Our own annotations.
 pub(crate) const FIRST: &str = "slsml.dev/first-revision";
 pub(crate) const WRITE: &str = "slsml.dev/write";
+pub(crate) const MODEL: &str = "slsml.dev/model";
 
 /// How often a write that came too late is looked at anew.
 const TRIES: u32 = 4;
@@ -26,6 +27,8 @@ const MOST_ATTEMPTS: u32 = 20;
 pub struct ServiceSpec {
     /// Its name: fewer than 50 characters.
     pub name: String,
+    /// The model's name in requests.
+    pub model: String,
     /// The image by its digest: `REGISTRY/PATH@sha256:…`.
     pub image: String,
     /// CPUs of an instance.
@@ -306,6 +309,7 @@ fn template(spec: &ServiceSpec, there: Option<&Value>) -> Value {
     let timeout = spec.timeout_s.or(fresh.then_some(60));
     set("timeout", timeout.map(|seconds| json!(format!("{seconds}s"))));
     set("serviceAccount", spec.service_account.clone().map(Value::from));
+    all["annotations"][MODEL] = json!(spec.model);
     if let Some(most) = spec.max_instances {
         all["scaling"]["maxInstanceCount"] = json!(most);
     }
@@ -541,7 +545,8 @@ mod tests {
 
     fn spec() -> ServiceSpec {
         let image = format!("r.example/p/digits@sha256:{}", "ab".repeat(32));
-        ServiceSpec { name: "digits".into(), image, ..ServiceSpec::default() }
+        let name = "digits".to_owned();
+        ServiceSpec { model: name.clone(), name, image, ..ServiceSpec::default() }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use slsml_release::journal::Probed;
 use slsml_release::ports::{Observed, PortError, Target, Token};
 use slsml_release::{Revision, Split};
 
-use crate::service::{self, FIRST, WRITE};
+use crate::service::{self, FIRST, MODEL, WRITE};
 use crate::{CloudRunError, Google, traffic};
 
 /// How often a request of our own is tried when there is no room for it, and after how long.
@@ -25,22 +25,15 @@ const PROBE_PAUSE: Duration = Duration::from_secs(1);
 pub struct ServiceTarget {
     google: Google,
     service: String,
-    /// The model's name in requests.
-    model: String,
     /// What a revision is asked before it gets traffic.
     request: Vec<u8>,
 }
 
 impl ServiceTarget {
-    /// A service, which need not exist yet, that serves `model`.
-    pub fn new(google: &Google, service: &str, model: &str) -> ServiceTarget {
+    /// A service, which need not exist yet.
+    pub fn new(google: &Google, service: &str) -> ServiceTarget {
         let request = b"{}".to_vec();
-        ServiceTarget {
-            google: google.clone(),
-            service: service.into(),
-            model: model.into(),
-            request,
-        }
+        ServiceTarget { google: google.clone(), service: service.into(), request }
     }
 
     /// What to ask a revision before it gets traffic: an infer request.
@@ -116,11 +109,10 @@ impl ServiceTarget {
     }
 
     /// One request of our own; the error it was answered with, if it failed.
-    async fn ask(&self, revision: &str, address: &str) -> Result<Option<String>, CloudRunError> {
-        let url = format!("{address}/v2/models/{}/infer", self.model);
+    async fn ask(&self, revision: &str, url: &str) -> Result<Option<String>, CloudRunError> {
         let mut tried = 1;
         loop {
-            let mut request = self.google.http().request(Method::POST, &url);
+            let mut request = self.google.http().request(Method::POST, url);
             if let Some(token) = self.google.identity_token().await {
                 request = request.bearer_auth(token);
             }
@@ -205,8 +197,15 @@ impl Target for ServiceTarget {
             what: format!("asking {revision}"),
             reason: "it has no address of its own: somebody took its tag away".into(),
         })?;
+        let found = service::revision(&self.google, &self.service, &revision.0).await?;
+        let model = found.as_ref().and_then(|found| found["annotations"][MODEL].as_str());
+        let model = model.ok_or_else(|| CloudRunError::Failed {
+            what: format!("asking {revision}"),
+            reason: "slsml did not make it: it does not say which model it serves".into(),
+        })?;
+        let url = format!("{address}/v2/models/{model}/infer");
         for _ in 0..requests {
-            match self.ask(&revision.0, &address).await? {
+            match self.ask(&revision.0, &url).await? {
                 None => probed.answered += 1,
                 Some(error) => {
                     probed.failed += 1;

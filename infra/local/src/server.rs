@@ -48,6 +48,9 @@ pub struct Options {
     pub idle_after: Duration,
     /// How many requests may run at once in the account.
     pub account_concurrency: u32,
+    /// A file that calls of Google's APIs and their answers are written to, for whoever wants to see
+    /// them.
+    pub record: Option<std::path::PathBuf>,
 }
 
 /// Why it does not run.
@@ -131,6 +134,7 @@ fn open(options: &Options, address: SocketAddr) -> Result<Cloud, ServeError> {
         metrics.clone(),
         faults.clone(),
         options.idle_after,
+        options.record.as_deref(),
     );
     let run = Arc::new(run.map_err(state)?);
     run.resume().map_err(state)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
-use slsml_e2e::chaos::{Arena, Harm, PLANS, Trial};
+use slsml_e2e::chaos::{Arena, Harm, On, PLANS, Trial};
 
 use crate::Error;
 
@@ -18,6 +18,9 @@ pub(crate) struct Args {
     /// How many faults of the API
     #[arg(long, default_value_t = 100)]
     faults: usize,
+    /// Releases on Cloud Run instead of Lambda
+    #[arg(long)]
+    cloudrun: bool,
     /// Where chance begins
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -51,7 +54,7 @@ struct Report {
 }
 
 pub(crate) async fn run(args: Args) -> Result<(), Error> {
-    let mut arena = Arena::open()?;
+    let mut arena = Arena::open(if args.cloudrun { On::Cloudrun } else { On::Lambda })?;
     let mut random = SmallRng::seed_from_u64(args.seed);
     let mut trials = Vec::new();
     for (harms, wanted) in [(&Harm::KILLS[..], args.kills), (&Harm::FAULTS[..], args.faults)] {

@@ -60,9 +60,7 @@ pub(crate) async fn run(
 pub(super) async fn connect(settings: &Settings, args: ReleaseTarget) -> Result<Engine, Failure> {
     let mut engine = match service(settings, &args)? {
         Some((place, service)) => {
-            // Whoever goes on with a release asks the candidate by its model's name.
-            let model = settings.model_name().unwrap_or_else(|| service.clone());
-            Engine::of_service(&CloudrunPlace::connect(&place, settings)?, &service, &model)?
+            Engine::of_service(&CloudrunPlace::connect(&place, settings)?, &service)?
         }
         None => {
             let function = function(settings, args.place.function.clone())?;

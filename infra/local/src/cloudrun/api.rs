@@ -54,10 +54,29 @@ impl Call<'_> {
 pub(crate) async fn answer(run: &Arc<CloudRun>, parts: &Parts, body: &Bytes) -> Response<Bytes> {
     let query = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
     let call = Call { parts, query: query.into_owned().collect(), body };
-    match route(run, &call).await {
-        Ok(value) => answered(200, &value),
-        Err(error) => error.response(),
-    }
+    let (response, value) = match route(run, &call).await {
+        Ok(value) => (answered(200, &value), value),
+        Err(error) => (error.response(), json!({ "refused": error.message })),
+    };
+    record(run, &call, response.status().as_u16(), &value);
+    response
+}
+
+/// Writes a call down, where that was asked for.
+fn record(run: &CloudRun, call: &Call<'_>, status: u16, answer: &Value) {
+    use std::io::Write;
+    let Some(file) = &run.record else { return };
+    let line = json!({
+        "method": call.parts.method.as_str(),
+        "path": call.parts.uri.path(),
+        "query": call.query,
+        "request": call.json().ok(),
+        "status": status,
+        "answer": answer,
+    });
+    let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // A full disk must not stop the cloud.
+    let _ = writeln!(file, "{line}");
 }
 
 async fn route(run: &Arc<CloudRun>, call: &Call<'_>) -> GoogleResult<Value> {

@@ -42,6 +42,7 @@ pub(crate) struct CloudRun {
     metrics: Arc<Metrics>,
     faults: Arc<Injector>,
     idle_after: Duration,
+    record: Option<Mutex<std::fs::File>>,
     inner: Mutex<Inner>,
 }
 
@@ -64,11 +65,14 @@ impl CloudRun {
         metrics: Arc<Metrics>,
         faults: Arc<Injector>,
         idle_after: Duration,
+        record: Option<&std::path::Path>,
     ) -> std::io::Result<CloudRun> {
         let store = Store::open(home)?;
         let inner = Mutex::default();
         let home = home.clone();
-        Ok(CloudRun { home, registry, store, images, metrics, faults, idle_after, inner })
+        let open = |path| std::fs::File::options().create(true).append(true).open(path);
+        let record = record.map(open).transpose()?.map(Mutex::new);
+        Ok(CloudRun { home, registry, store, images, metrics, faults, idle_after, record, inner })
     }
 
     /// Listens for services that are there, and goes on with what a killed process left undone.
