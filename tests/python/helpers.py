@@ -132,9 +132,34 @@ class LocalCloud:
         assert done.returncode == 0, f"{done.args} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done
 
-    def up(self, port=0):
-        self.must("up", "--detach", "--port", str(port))
+    def up(self, port=0, *more):
+        self.must("up", "--detach", "--port", str(port), *more)
         return self
+
+    def slsml(self, *arguments, code=0):
+        """Runs a command of slsml against this cloud; what it printed."""
+        done = subprocess.run(
+            [self.executable, "--json", *arguments, "--local", "--local-dir", str(self.directory)],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
+        )
+        assert done.returncode == code, f"{done.args} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
+
+    def image(self, version, name):
+        """Packages one of the example's versions as an image; the artifact's folder."""
+        models = HERE.parent.parent / "examples" / "digits" / "models"
+        out = self.directory.parent / f"image-{version}"
+        subprocess.run(
+            [self.executable, "--json", "package", str(models / f"{version}.onnx"), "--name", name,
+             "--target", "cloudrun", "--runtime", os.environ["SLSML_SERVER"], "--out", str(out)],
+            check=True, stdout=subprocess.DEVNULL, timeout=120,
+        )
+        return out / name
+
+    def deploy_image(self, version, name, *more):
+        """Deploys one of the example's versions to Cloud Run."""
+        artifact = str(self.image(version, name))
+        return self.slsml("deploy", "cloudrun", "--artifact", artifact, *more)
 
     def down(self):
         return self.run("down")

@@ -1,8 +1,11 @@
-"""The container's server, driven by NVIDIA's own client of the Open Inference Protocol."""
+"""The container's server, driven by other people's clients of the Open Inference Protocol: as a process, as a
+container on the local Cloud Run and, where the protocol allows, as a Lambda function behind its URL."""
 import json
 import os
+import pathlib
 import signal
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -16,12 +19,16 @@ import tritonclient.grpc as tg
 import tritonclient.http as th
 from tritonclient.utils import InferenceServerException
 
+import helpers
+
 SERVER = os.environ["SLSML_SERVER"]
 MODEL = "digits"
 
 
 class Server:
     """The server in a process of its own, on a free port."""
+
+    version = "1"
 
     def __init__(self, folder, **settings):
         environment = {"PORT": "0", "SLSML_MODEL_DIR": str(folder), **settings}
@@ -48,8 +55,29 @@ def folder(tmp_path_factory):
     return folder
 
 
+class Container:
+    """The image that `slsml package` made and `slsml deploy` released, on a local Cloud Run."""
+
+    def __init__(self, cloud):
+        deployed = cloud.deploy_image("v1", MODEL, "--public")
+        self.address = deployed["address"].removeprefix("http://")
+        self.version = deployed["version"]
+
+
+@pytest.fixture(scope="module", params=["process", "container"])
+def server(folder, tmp_path_factory, request):
+    if request.param == "container":
+        cloud = helpers.LocalCloud(tmp_path_factory.mktemp("cloudrun") / "state")
+        try:
+            yield Container(cloud.up())
+        finally:
+            cloud.down()
+        return
+    yield request.getfixturevalue("process")
+
+
 @pytest.fixture(scope="module")
-def server(folder):
+def process(folder):
     # The log is a pipe that nobody reads while the tests run.
     server = Server(folder, SLSML_ACCESS_LOG="false")
     yield server
@@ -83,15 +111,16 @@ def ask(module, client, image, outputs=None, binary=True, **more):
 
 
 @pytest.mark.parametrize("module, client", [(th, "http"), (tg, "grpc")])
-def test_every_endpoint_says_what_the_client_expects(module, client, request):
+def test_every_endpoint_says_what_the_client_expects(module, client, server, request):
     client = request.getfixturevalue(client)
     assert client.is_server_live() and client.is_server_ready()
-    assert client.is_model_ready(MODEL) and client.is_model_ready(MODEL, "1")
+    assert client.is_model_ready(MODEL) and client.is_model_ready(MODEL, server.version)
     as_json = {"as_json": True} if module is tg else {}
-    server = client.get_server_metadata(**as_json)
-    assert server["name"] == "slsml" and "binary_tensor_data" in server["extensions"]
+    metadata = client.get_server_metadata(**as_json)
+    assert metadata["name"] == "slsml" and "binary_tensor_data" in metadata["extensions"]
     model = client.get_model_metadata(MODEL, **as_json)
-    assert (model["name"], model["versions"], model["platform"]) == (MODEL, ["1"], "onnx_onnxv1")
+    known = (model["name"], model["versions"], model["platform"])
+    assert known == (MODEL, [server.version], "onnx_onnxv1")
     (given,) = model["inputs"]
     shape = [int(length) for length in given["shape"]]
     assert (given["name"], given["datatype"], shape) == ("image", "FP32", [-1, 64])
@@ -99,7 +128,7 @@ def test_every_endpoint_says_what_the_client_expects(module, client, request):
 
 
 @pytest.mark.parametrize("module, client", [(th, "http"), (tg, "grpc")])
-def test_what_does_not_exist_is_refused(module, client, request):
+def test_what_does_not_exist_is_refused(module, client, server, request):
     client = request.getfixturevalue(client)
     for name, version in [("other", ""), (MODEL, "9")]:
         with pytest.raises(InferenceServerException, match="this is"):
@@ -146,6 +175,52 @@ def test_ids_come_back_and_outputs_are_those_asked_for(http, grpc):
         assert [output["name"] for output in answer["outputs"]] == ["class"]
 
 
+def kserve(tmp_path, image, base, *address):
+    """What kserve's clients get."""
+    path = tmp_path / "image.json"
+    path.write_text(json.dumps(image.tolist()), encoding="utf-8")
+    script = pathlib.Path(__file__).with_name("kserve_client.py")
+    done = subprocess.run(
+        [sys.executable, script, MODEL, path, base, *address],
+        capture_output=True, text=True, timeout=120, check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def is_same(got, expected):
+    assert (got["id"], got["model"]) == ("k-1", MODEL)
+    for name in ["class", "probabilities"]:
+        assert np.allclose(got["outputs"][name], expected.as_numpy(name), atol=1e-7), name
+
+
+def test_kserves_client_gets_what_tritons_gets(server, http, tmp_path):
+    image = images(2, seed=5)
+    expected = ask(th, http, image)
+    got = kserve(tmp_path, image, f"http://{server.address}", server.address)
+    is_same(got["rest"], expected)
+    is_same(got["grpc"], expected)
+
+
+def test_a_function_url_speaks_the_protocol_without_binary_tensors(cloud, lam, tmp_path):
+    with open(os.environ["SLSML_DIGITS_ZIP"], "rb") as package:
+        helpers.create(lam, "protocol", code={"ZipFile": package.read()})
+    helpers.wait_active(lam, "protocol")
+    url = lam.create_function_url_config(FunctionName="protocol", AuthType="NONE")["FunctionUrl"]
+    image = images(2, seed=3)
+    with th.InferenceServerClient(url.removeprefix("http://").rstrip("/")) as client:
+        assert client.is_server_live() and client.is_server_ready() and client.is_model_ready(MODEL)
+        assert "binary_tensor_data" not in client.get_server_metadata()["extensions"]
+        assert client.get_model_metadata(MODEL)["name"] == MODEL
+        plain = [th.InferRequestedOutput(name, binary_data=False) for name in ["class", "probabilities"]]
+        answer = ask(th, client, image, outputs=plain, binary=False)
+        assert answer.as_numpy("class").shape == (2,)
+        with pytest.raises(InferenceServerException):
+            ask(th, client, image[:, :63], outputs=plain, binary=False)
+
+    is_same(kserve(tmp_path, image, url.rstrip("/"))["rest"], answer)
+
+
 def post(server, body, **headers):
     url = f"http://{server.address}/v2/models/{MODEL}/infer"
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -157,7 +232,7 @@ def post(server, body, **headers):
         return error.code, json.load(error)
 
 
-def test_hostile_requests_are_refused_and_the_server_lives(server, http):
+def test_hostile_requests_are_refused_and_the_server_lives(process):
     head = json.dumps({"inputs": [{
         "name": "image", "shape": [1, 64], "datatype": "FP32",
         "parameters": {"binary_data_size": 256},
@@ -176,9 +251,10 @@ def test_hostile_requests_are_refused_and_the_server_lives(server, http):
         (bytes(33 << 20), {}, 413, "which is the limit"),
     ]
     for body, headers, status, says in table:
-        got, answer = post(server, body, **headers)
+        got, answer = post(process, body, **headers)
         assert got == status and says in answer["error"], (headers, got, answer)
-    assert http.is_server_ready()
+    with th.InferenceServerClient(process.address) as client:
+        assert client.is_server_ready()
 
 
 def test_requests_that_come_together_are_answered_as_if_they_came_alone(folder):

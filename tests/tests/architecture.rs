@@ -75,7 +75,6 @@ fn arrows_point_down_only() {
     }
     let below = ["slsml-kernels", "slsml-model", "slsml-package", "slsml-release"];
     assert_eq!(own("slsml-lambda"), set(&below));
-    let below = ["slsml-kernels", "slsml-model", "slsml-package"];
     assert_eq!(own("slsml-cloudrun"), set(&below));
     let below = ["slsml-inference", "slsml-kernels", "slsml-model"];
     assert_eq!(own("slsml-bootstrap"), set(&below));

@@ -157,7 +157,7 @@ pub async fn changes(
     let service = get(google, &spec.name).await?;
     let todo = todo(google, spec, service.as_ref()).await?;
     let is_there = !todo.changes.contains(&Change::Revision);
-    Ok((todo.changes, is_there.then(|| Revision(todo.revision))))
+    Ok((todo.changes, is_there.then_some(Revision(todo.revision))))
 }
 
 /// Makes a service what it should be, with a ready revision of the image that has an address of its

@@ -35,8 +35,10 @@ pub(crate) fn rootfs(
     image: &str,
 ) -> Result<Rootfs, Failure> {
     let not_found = || missing(format!("Image '{image}' not found."));
-    let local = image.strip_prefix(registry).and_then(|rest| rest.strip_prefix('/'));
-    let Some(path) = local else {
+    // A restart may have moved the registry to another port.
+    let is_here = |host: &str| host.split(':').next() == registry.split(':').next();
+    let local = image.split_once('/').filter(|(host, _)| is_here(host));
+    let Some((_, path)) = local else {
         let why = "slsml local runs images of its own registry only";
         return Err(missing(format!("Image '{image}' cannot be had: {why} ({registry}/…).")));
     };
