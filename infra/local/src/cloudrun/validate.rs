@@ -204,7 +204,7 @@ fn container(container: &Value, concurrency: Option<f64>) -> GoogleResult<()> {
             16385..=24576 => 6.0,
             _ => 8.0,
         };
-        if bytes < 128 << 20 || bytes > 32 << 30 || cpu < least_cpu {
+        if !(128 << 20..=32 << 30).contains(&bytes) || cpu < least_cpu {
             let why = format!("{text} does not go with {cpu} CPU, or is not from 128Mi to 32Gi");
             return Err(violation(&at("resources.limits.memory"), &why));
         }
@@ -228,7 +228,7 @@ pub(crate) fn memory(text: &str) -> Option<u64> {
     let units = [("Ki", 10), ("Mi", 20), ("Gi", 30)];
     for (unit, shift) in units {
         if let Some(number) = text.strip_suffix(unit) {
-            return Some(number.parse::<u64>().ok()?.checked_mul(1 << shift)?);
+            return number.parse::<u64>().ok()?.checked_mul(1 << shift);
         }
     }
     for (unit, factor) in [("k", 1_000), ("M", 1_000_000), ("G", 1_000_000_000)] {
