@@ -108,9 +108,15 @@ impl Door {
 
     /// A service on Cloud Run that serves the example.
     pub fn service(address: &str) -> Result<Door, Error> {
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?;
-        Ok(Door::Service { client, url: format!("{address}/v2/models/digits/infer") })
+        Ok(Door::Service { client: http()?, url: format!("{address}/v2/models/digits/infer") })
     }
+}
+
+/// A client for addresses on this machine.
+pub fn http() -> Result<reqwest::Client, Error> {
+    // Built together with others, it may be one that has to be told; the first to say it wins.
+    let _chosen = rustls::crypto::ring::default_provider().install_default();
+    Ok(reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?)
 }
 
 /// Whether a revision's name is, or contains as a part, what another is known by.

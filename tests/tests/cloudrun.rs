@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use slsml_e2e::slsml::{LocalLambda, command};
-use slsml_e2e::traffic::{Door, Traffic};
+use slsml_e2e::traffic::{Door, Traffic, http};
 
 const CANARY: [&str; 10] = [
     "--strategy",
@@ -64,7 +64,7 @@ impl Cloud {
 
     /// The service as the API shows it.
     async fn service(&self) -> Value {
-        let request = reqwest::Client::new().get(self.url()).bearer_auth("somebody");
+        let request = http().unwrap().get(self.url()).bearer_auth("somebody");
         request.send().await.unwrap().json().await.unwrap()
     }
 
@@ -76,7 +76,7 @@ impl Cloud {
     /// A change by somebody else.
     async fn change(&self, mask: &str, body: Value) {
         let url = format!("{}?updateMask={mask}", self.url());
-        let request = reqwest::Client::new().patch(url).bearer_auth("somebody").json(&body);
+        let request = http().unwrap().patch(url).bearer_auth("somebody").json(&body);
         let answer = request.send().await.unwrap();
         let status = answer.status();
         assert!(status.is_success(), "{status}: {}", answer.text().await.unwrap());
@@ -214,7 +214,7 @@ async fn a_share_of_the_traffic_waits_for_a_person() {
     assert_eq!((code, &value["outcome"]), (0, &json!("no_traffic")), "{value}");
     assert_eq!(shares(&cloud.service().await), [(cloud.mark(0), 100)]);
     let address = value["address"].as_str().unwrap();
-    let ready = reqwest::get(format!("{address}/v2/health/ready")).await.unwrap();
+    let ready = http().unwrap().get(format!("{address}/v2/health/ready")).send().await.unwrap();
     assert_eq!(ready.status(), 200);
 
     let image = cloud.images[1].to_string_lossy().into_owned();

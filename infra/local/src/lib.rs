@@ -17,6 +17,7 @@ mod home;
 mod iam;
 mod ids;
 mod images;
+mod kept;
 mod lambda;
 mod metrics;
 mod query;

@@ -1,15 +1,13 @@
 //! Services and revisions as they are kept: plain data, written to disk after every change.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::error::{GoogleError, GoogleResult};
 use crate::home::Home;
-
-const FILE: &str = "cloudrun.json";
+use crate::kept::Kept;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct State {
@@ -149,58 +147,35 @@ impl Service {
     }
 }
 
-/// The state behind one lock.
+/// Everything there is.
 #[derive(Debug)]
-pub(crate) struct Store {
-    home: Home,
-    state: Mutex<State>,
-}
+pub(crate) struct Store(Kept<State>);
 
 impl Store {
     pub(crate) fn open(home: &Home) -> std::io::Result<Store> {
-        let path = home.join(FILE);
-        let state = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                std::io::Error::other(format!("{} cannot be read: {error}", path.display()))
-            })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => State::default(),
-            Err(error) => return Err(error),
-        };
-        Ok(Store { home: home.clone(), state: Mutex::new(state) })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        Kept::open(home, "cloudrun.json").map(Store)
     }
 
     /// What is there now.
     pub(crate) fn read(&self) -> State {
-        self.lock().clone()
+        self.0.read().clone()
     }
 
     pub(crate) fn service(&self, name: &str) -> GoogleResult<Service> {
-        let state = self.lock();
-        state.services.get(name).cloned().ok_or_else(|| no_resource(name))
+        self.0.read().services.get(name).cloned().ok_or_else(|| no_resource(name))
     }
 
-    /// Changes a copy, writes it, and only then lets others see it.
+    /// Changes everything or nothing.
     pub(crate) fn change<T>(
         &self,
         edit: impl FnOnce(&mut State) -> GoogleResult<T>,
     ) -> GoogleResult<T> {
-        let mut state = self.lock();
-        let mut edited = state.clone();
-        let answer = edit(&mut edited)?;
-        let json = serde_json::to_vec(&edited).map_err(GoogleError::internal)?;
-        self.home.write(FILE, &json).map_err(GoogleError::internal)?;
-        *state = edited;
-        Ok(answer)
+        self.0.change(edit, GoogleError::internal)
     }
 
     /// Where something listens; after a restart perhaps elsewhere.
     pub(crate) fn remember_port(&self, service: &str, tag: &str, port: u16) {
-        let mut state = self.lock();
-        if let Some(service) = state.services.get_mut(service) {
+        if let Some(service) = self.0.read().services.get_mut(service) {
             service.ports.insert(tag.into(), port);
         }
     }
