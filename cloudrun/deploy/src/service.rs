@@ -220,10 +220,22 @@ async fn todo(
     spec: &ServiceSpec,
     service: Option<&Value>,
 ) -> Result<Todo, CloudRunError> {
-    let template = template(spec, service.map(|service| &service["template"]));
+    let there = service.map(|service| &service["template"]);
+    let template = template(spec, there);
     let mut changes = Vec::new();
     let (mut revision, mut is_there) = (String::new(), false);
+    // Google fills in what was not said, so that a name made of all that is there would be another.
+    let current = there.filter(|there| unnamed(there) == template);
+    let current = current.and_then(|there| there["revision"].as_str());
+    if let Some(current) = current {
+        let found = self::revision(google, &spec.name, current).await?;
+        is_there = found.is_some_and(|found| readiness(&found) != Readiness::Failed);
+        revision = current.to_owned();
+    }
     for attempt in 0..MOST_ATTEMPTS {
+        if is_there {
+            break;
+        }
         revision = revision_name(&spec.name, &spec.image, &template, attempt);
         let found = match service {
             None => None,
@@ -285,6 +297,18 @@ pub fn revision_name(service: &str, image: &str, template: &Value, attempt: u32)
     )
 }
 
+/// A revision has its own name, and who made the one before says nothing of this one.
+const OF_ONE: [&str; 3] = ["revision", "client", "clientVersion"];
+
+/// A template without what belongs to one revision.
+fn unnamed(template: &Value) -> Value {
+    let mut all = template.clone();
+    if let Value::Object(object) = &mut all {
+        OF_ONE.iter().for_each(|field| drop(object.remove(*field)));
+    }
+    all
+}
+
 /// What a revision is made from: what is there, with what is said.
 fn template(spec: &ServiceSpec, there: Option<&Value>) -> Value {
     let mut all = there.cloned().unwrap_or_else(|| json!({}));
@@ -296,10 +320,7 @@ fn template(spec: &ServiceSpec, there: Option<&Value>) -> Value {
             return template(spec, None);
         }
     };
-    // A revision has its own name, and who made the one before says nothing of this one.
-    for field in ["revision", "client", "clientVersion"] {
-        object.remove(field);
-    }
+    OF_ONE.iter().for_each(|field| drop(object.remove(*field)));
     let mut set = |field: &str, value: Option<Value>| {
         if let Some(value) = value {
             object.insert(field.into(), value);
@@ -313,8 +334,13 @@ fn template(spec: &ServiceSpec, there: Option<&Value>) -> Value {
     if let Some(most) = spec.max_instances {
         all["scaling"]["maxInstanceCount"] = json!(most);
     }
-    let containers = all["containers"].as_array().cloned().unwrap_or_default();
-    let mut container = containers.into_iter().next().unwrap_or_else(|| json!({}));
+    let mut containers = all["containers"].as_array().cloned().unwrap_or_default();
+    // Beside it there may be others; requests go to the one with a port.
+    let serving = containers.iter().position(|one| !one["ports"].is_null()).unwrap_or(0);
+    if containers.is_empty() {
+        containers.push(json!({}));
+    }
+    let container = &mut containers[serving];
     container["image"] = json!(spec.image);
     // HTTP/1.1, HTTP/2 and gRPC at one port.
     container["ports"] = json!([{ "name": "h2c", "containerPort": 8080 }]);
@@ -332,11 +358,11 @@ fn template(spec: &ServiceSpec, there: Option<&Value>) -> Value {
     }
     container["env"] = environment(spec, &container["env"]);
     if container["env"].as_array().is_some_and(Vec::is_empty)
-        && let Value::Object(container) = &mut container
+        && let Value::Object(container) = container
     {
         container.remove("env");
     }
-    all["containers"] = json!([container]);
+    all["containers"] = json!(containers);
     all
 }
 
@@ -593,5 +619,11 @@ mod tests {
         let env = json!([{ "name": "A", "value": "1" }, { "name": "B", "value": "3" }]);
         assert_eq!(container["env"], env);
         assert!(all.get("revision").is_none());
+        let mut beside = there.clone();
+        let sidecar = json!({ "name": "proxy", "image": "proxy" });
+        beside["containers"] = json!([sidecar, { "image": "old", "ports": [{}] }]);
+        let all = template(&spec, Some(&beside));
+        assert_eq!(all["containers"][0], sidecar);
+        assert_eq!(all["containers"][1]["image"], json!(spec.image));
     }
 }

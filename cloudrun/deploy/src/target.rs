@@ -109,11 +109,16 @@ impl ServiceTarget {
     }
 
     /// One request of our own; the error it was answered with, if it failed.
-    async fn ask(&self, revision: &str, url: &str) -> Result<Option<String>, CloudRunError> {
+    async fn ask(
+        &self,
+        revision: &str,
+        url: &str,
+        token: Option<&str>,
+    ) -> Result<Option<String>, CloudRunError> {
         let mut tried = 1;
         loop {
             let mut request = self.google.http().request(Method::POST, url);
-            if let Some(token) = self.google.identity_token().await {
+            if let Some(token) = token {
                 request = request.bearer_auth(token);
             }
             let request = request.header("content-type", "application/json");
@@ -204,8 +209,9 @@ impl Target for ServiceTarget {
             reason: "slsml did not make it: it does not say which model it serves".into(),
         })?;
         let url = format!("{address}/v2/models/{model}/infer");
+        let token = self.google.identity_token().await;
         for _ in 0..requests {
-            match self.ask(&revision.0, &url).await? {
+            match self.ask(&revision.0, &url, token.as_deref()).await? {
                 None => probed.answered += 1,
                 Some(error) => {
                     probed.failed += 1;

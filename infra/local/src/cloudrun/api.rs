@@ -256,10 +256,13 @@ fn write(
 ) -> GoogleResult<Value> {
     validate::spec(service.id(), &spec)?;
     let before = service.etag.clone();
-    let template_changed =
-        service.spec.get("template") != spec.get("template") || call.is("forceNewRevision");
-    let changed = service.spec != spec || template_changed;
-    service.spec = spec;
+    let was = std::mem::replace(&mut service.spec, spec);
+    if let Some(template) = service.spec.get_mut("template") {
+        fill_in(template);
+    }
+    let forced = call.is("forceNewRevision");
+    let template_changed = forced || was.get("template") != service.spec.get("template");
+    let changed = forced || was != service.spec;
     if template_changed {
         add_revision(&mut service)?;
     }
@@ -303,6 +306,34 @@ fn write(
     })?;
     reconcile::spawn(run, &name, id);
     Ok(answer)
+}
+
+/// What Google makes of what is not said.
+fn fill_in(template: &mut Value) {
+    let default = |at: &mut Value, value: Value| {
+        if at.is_null() {
+            *at = value;
+        }
+    };
+    default(&mut template["timeout"], json!("300s"));
+    default(&mut template["maxInstanceRequestConcurrency"], json!(80));
+    default(
+        &mut template["serviceAccount"],
+        json!("000000000000-compute@developer.gserviceaccount.com"),
+    );
+    default(&mut template["scaling"]["maxInstanceCount"], json!(100));
+    let container = &mut template["containers"][0];
+    default(&mut container["ports"], json!([{ "name": "http1", "containerPort": 8080 }]));
+    default(&mut container["resources"]["limits"]["cpu"], json!("1000m"));
+    default(&mut container["resources"]["limits"]["memory"], json!("512Mi"));
+    let port = container["ports"][0]["containerPort"].clone();
+    let probe = json!({
+        "timeoutSeconds": 240,
+        "periodSeconds": 240,
+        "failureThreshold": 1,
+        "tcpSocket": { "port": port },
+    });
+    default(&mut container["startupProbe"], probe);
 }
 
 /// Operations are kept for an hour.
