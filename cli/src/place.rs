@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use slsml_cloudrun::Google;
 use slsml_lambda::{Clients, Connect};
-use slsml_local::Home;
+use slsml_local::{Home, Running};
 
 use crate::args::{CloudrunArgs, PlaceArgs};
 use crate::failure::{Exit, Failure};
@@ -66,8 +66,7 @@ impl CloudrunPlace {
         let mut registry = None;
         let connect = match args.local {
             true => {
-                let home = local_home(args.local_dir.clone())?;
-                let running = home.running()?.ok_or_else(|| not_running(&home))?;
+                let running = running(&local_home(args.local_dir.clone())?)?;
                 registry = Some(running.address.to_string());
                 slsml_cloudrun::Connect {
                     project: slsml_local::PROJECT.into(),
@@ -88,13 +87,17 @@ impl CloudrunPlace {
 }
 
 fn local(dir: Option<PathBuf>) -> Result<Connect, Failure> {
-    let home = local_home(dir)?;
-    let running = home.running()?.ok_or_else(|| not_running(&home))?;
+    let running = running(&local_home(dir)?)?;
     Ok(Connect {
         endpoint: Some(running.endpoint()),
         region: Some(slsml_local::REGION.into()),
         credentials: Some((slsml_local::ACCESS_KEY.into(), slsml_local::SECRET_KEY.into())),
     })
+}
+
+/// The local cloud that runs in a folder.
+pub(crate) fn running(home: &Home) -> Result<Running, Failure> {
+    home.running()?.ok_or_else(|| not_running(home))
 }
 
 pub(crate) fn not_running(home: &Home) -> Failure {

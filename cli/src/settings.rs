@@ -576,7 +576,7 @@ impl Settings {
 
     /// The service's name, if flags or settings say it.
     pub(crate) fn service(&self, flag: Option<String>) -> Option<String> {
-        let model = || self.model.name.as_ref().map(|name| name.to_lowercase().replace('_', "-"));
+        let model = || self.model.name.as_deref().map(service_of);
         flag.or_else(|| self.cloudrun.service.clone()).or_else(model)
     }
 
@@ -854,6 +854,11 @@ impl From<StrategyName> for slsml_release::StrategyName {
             StrategyName::Linear => Self::Linear,
         }
     }
+}
+
+/// The name of the service that serves a model, where none is said.
+pub(crate) fn service_of(model: &str) -> String {
+    model.to_lowercase().replace('_', "-")
 }
 
 fn check_word(what: &str, text: &str, longest: usize) -> Result<(), Failure> {

@@ -383,7 +383,7 @@ impl Arena {
 }
 
 /// What the names of an image's revisions contain.
-fn image_mark(artifact: &Path) -> Result<String, Error> {
+pub fn image_mark(artifact: &Path) -> Result<String, Error> {
     let record: Value = serde_json::from_slice(&std::fs::read(artifact.join("artifact.json"))?)?;
     let digest = record["image"]["digest"].as_str().and_then(|text| text.strip_prefix("sha256:"));
     Ok(digest.and_then(|digest| digest.get(..8)).ok_or("the artifact holds no image")?.to_owned())

@@ -7,6 +7,20 @@ use serde_json::Value;
 
 use crate::Error;
 
+/// A canary that is quick enough for tests.
+pub const CANARY: [&str; 10] = [
+    "--strategy",
+    "canary",
+    "--steps",
+    "20,60",
+    "--bake",
+    "2s",
+    "--min-requests",
+    "10",
+    "--max-error-rate",
+    "0.02",
+];
+
 /// Where cargo put this workspace's programs: beside the program that runs, or one above a test; or
 /// where the environment says those that ship are.
 pub fn programs() -> Result<PathBuf, Error> {

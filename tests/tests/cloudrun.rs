@@ -6,21 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use slsml_e2e::slsml::{LocalLambda, command};
+use slsml_e2e::chaos::image_mark;
+use slsml_e2e::slsml::{CANARY, LocalLambda, command};
 use slsml_e2e::traffic::{Door, Traffic, http};
-
-const CANARY: [&str; 10] = [
-    "--strategy",
-    "canary",
-    "--steps",
-    "20,60",
-    "--bake",
-    "2s",
-    "--min-requests",
-    "10",
-    "--max-error-rate",
-    "0.02",
-];
 
 struct Cloud {
     local: LocalLambda,
@@ -49,9 +37,7 @@ impl Cloud {
     }
 
     fn mark(&self, image: usize) -> String {
-        let record = std::fs::read(self.images[image].join("artifact.json")).unwrap();
-        let record: Value = serde_json::from_slice(&record).unwrap();
-        record["image"]["digest"].as_str().unwrap()["sha256:".len()..][..8].to_owned()
+        image_mark(&self.images[image]).unwrap()
     }
 
     fn traffic(&self, candidate: usize) -> Traffic {

@@ -6,23 +6,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aws_sdk_lambda::types::AliasRoutingConfiguration;
-use slsml_e2e::slsml::{LocalLambda, command};
+use slsml_e2e::slsml::{CANARY, LocalLambda, command};
 use slsml_e2e::traffic::{Door, Traffic, client};
 
 const MODELS: [(&str, &str); 3] = [("1", "v1"), ("2", "v2"), ("3", "v3")];
-
-const CANARY: [&str; 10] = [
-    "--strategy",
-    "canary",
-    "--steps",
-    "20,60",
-    "--bake",
-    "2s",
-    "--min-requests",
-    "10",
-    "--max-error-rate",
-    "0.02",
-];
 
 fn traffic(cloud: &LocalLambda) -> Traffic {
     let pause = Duration::from_millis(25);

@@ -3,21 +3,21 @@
 
 use serde_json::json;
 use slsml_cloudrun::{
-    Change, Google, Layout, Progress, Push, Repository, ServiceSpec, ServiceTarget, changes,
-    credentials, ensure, push,
+    Change, Google, Layout, Progress, Repository, ServiceSpec, ServiceTarget, changes, ensure,
 };
 use slsml_package::Artifact;
 use slsml_release::ports::{Observed, Target};
-use slsml_release::{Measure, Revision, Split, Strategy, Weight, check_metrics};
+use slsml_release::{Measure, Strategy, Weight, check_metrics};
 
 use super::deploy::{self, Prepared};
+use super::push;
 use crate::args::DeployCloudrun;
 use crate::commands::release::show::Shown;
 use crate::engine::Engine;
 use crate::failure::{Exit, Failure};
 use crate::place::CloudrunPlace;
 use crate::printer::Printer;
-use crate::settings::Settings;
+use crate::settings::{Settings, service_of};
 
 /// What `deploy` and `plan` are about to do.
 struct Deployment {
@@ -39,18 +39,7 @@ pub(crate) async fn run(
 ) -> Result<Exit, Failure> {
     let deployment = prepare(settings, args).await?;
     let Deployment { layout, repository, tags, spec, google, prepared, .. } = deployment;
-    {
-        let _step = printer.step(&format!("Pushing to {repository}"));
-        let credentials = credentials(repository.registry()).await?;
-        let asked = Push {
-            layout: &layout,
-            to: &repository,
-            mount_from: None,
-            tags: &tags,
-            credentials: &credentials,
-        };
-        push(&asked, |_, _| {}).await?;
-    }
+    push::bring(&layout, &repository, &tags, None, printer).await?;
     let ensured = {
         let mut step = printer.step(&format!("Comparing {} with the artifact", spec.name));
         ensure(&google, &spec, |progress| {
@@ -59,15 +48,15 @@ pub(crate) async fn run(
         .await?
     };
     let target = ServiceTarget::new(&google, &spec.name);
-    let tagged = target.tagged(&ensured.revision).await?;
-    if let Some(address) = &tagged {
+    let addresses = target.addresses(&ensured.revision).await?;
+    if let Some(address) = &addresses.revision {
         printer.note(&format!("Revision {} answers at {address}", ensured.revision));
     }
     let shown = Shown {
         version: Some(ensured.revision.clone()),
         settings_changed: ensured.changed,
         asked: None,
-        address: target.address().await?,
+        address: addresses.service,
     };
     if deployment.no_traffic {
         let value = json!({
@@ -75,7 +64,7 @@ pub(crate) async fn run(
             "revision": ensured.revision,
             "changed": ensured.changed,
             "outcome": "no_traffic",
-            "address": tagged,
+            "address": addresses.revision,
         });
         return printer.result(&value, || {
             let place = if deployment.local { " --local" } else { "" };
@@ -141,7 +130,7 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
     let layout = Layout::open(&folder.join(&image.folder), &image.digest)?;
     let request = deploy::request(request, &artifact)?;
     let service = settings.service(args.place.service.clone());
-    let service = service.unwrap_or_else(|| artifact.name.to_lowercase().replace('_', "-"));
+    let service = service.unwrap_or_else(|| service_of(&artifact.name));
     let place = CloudrunPlace::connect(&args.place, settings)?;
     let repository = settings.repository(args.repository.clone(), &place, &service)?;
     let (repository, tag) = Repository::parse(&repository)?;
@@ -208,9 +197,4 @@ fn would(change: Change) -> &'static str {
         Change::Tag => "give the revision an address of its own",
         Change::Access => "change who may send requests",
     }
-}
-
-/// Whether a split gives one revision everything.
-pub(super) fn has_all(split: Option<&Split>, revision: &Revision) -> bool {
-    split == Some(&Split::all_to(revision.clone()))
 }

@@ -13,7 +13,6 @@ use slsml_release::{
     idle, unfold,
 };
 
-use super::cloudrun;
 use crate::args::DeployLambda;
 use crate::commands::release::show::{Shown, Teller, run_to_end};
 use crate::engine::{Engine, new_name};
@@ -78,7 +77,7 @@ pub(super) async fn release(
     let Prepared { mut engine, strategy, request, .. } = prepared;
     // Others may have released it while it was made ready.
     let observed = engine.target.observe().await?;
-    if observed.split == Some(Split::all_to(revision.clone())) {
+    if has_all(&observed, &revision) {
         return shown.unchanged(&engine, &revision, printer);
     }
     let release = Release {
@@ -136,10 +135,14 @@ pub(crate) async fn plan(
     })
 }
 
+fn has_all(observed: &Observed, revision: &Revision) -> bool {
+    observed.split == Some(Split::all_to(revision.clone()))
+}
+
 /// What a release would do; nothing if the revision has all traffic.
 pub(super) fn steps(prepared: &Prepared, revision: Option<&Revision>) -> Vec<Planned> {
     let Prepared { engine, strategy, observed, .. } = prepared;
-    if revision.is_some_and(|revision| cloudrun::has_all(observed.split.as_ref(), revision)) {
+    if revision.is_some_and(|revision| has_all(observed, revision)) {
         return Vec::new();
     }
     let new = || Revision(format!("the new {}", engine.site.revision()));

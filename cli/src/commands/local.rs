@@ -12,7 +12,7 @@ use slsml_local::{
 use crate::args::{ApiFaultArgs, Fault, FaultKind, Local, LocalUp, VersionFaultArgs};
 use crate::commands::stopped;
 use crate::failure::{Exit, Failure};
-use crate::place::{local_home, not_running};
+use crate::place::{local_home, not_running, running};
 use crate::printer::Printer;
 
 /// How long a detached start or a stop may take.
@@ -269,7 +269,7 @@ fn status(home: &Home, printer: &Printer) -> Result<Exit, Failure> {
 }
 
 fn env(home: &Home, printer: &Printer) -> Result<Exit, Failure> {
-    let running = home.running()?.ok_or_else(|| not_running(home))?;
+    let running = running(home)?;
     let variables = [
         ("AWS_ENDPOINT_URL", running.endpoint()),
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY.into()),

@@ -1,6 +1,5 @@
 //! `slsml push`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
@@ -10,7 +9,7 @@ use slsml_package::Artifact;
 use crate::args;
 use crate::commands::package::bytes;
 use crate::failure::{Exit, Failure};
-use crate::place::{local_home, not_running};
+use crate::place::{local_home, running};
 use crate::printer::Printer;
 use crate::settings::Settings;
 
@@ -25,8 +24,7 @@ pub(crate) async fn run(
     let layout = Layout::open(&folder.join(&image.folder), &image.digest)?;
     let to = match args.local {
         true => {
-            let home = local_home(args.local_dir)?;
-            let running = home.running()?.ok_or_else(|| not_running(&home))?;
+            let running = running(&local_home(args.local_dir)?)?;
             format!("{}/{}", running.address, args.repository)
         }
         false => args.repository,
@@ -38,29 +36,29 @@ pub(crate) async fn run(
             tags.push(tag);
         }
     }
-    let credentials = credentials(to.registry()).await?;
-    let asked = Push {
-        layout: &layout,
-        to: &to,
-        mount_from: args.mount_from.as_deref(),
-        tags: &tags,
-        credentials: &credentials,
-    };
-    let step = Arc::new(printer.step(&format!("Pushing to {to}")));
-    let progress = AtomicU64::new(0);
-    let told = {
-        let step = step.clone();
-        move |there: u64, all: u64| {
-            // A line for each tenth, so that what is no terminal is not flooded.
-            let tenth = (there * 10).checked_div(all).unwrap_or(10);
-            if progress.fetch_max(tenth, Ordering::Relaxed) < tenth {
-                step.say(&format!("{} of {} are there", bytes(there), bytes(all)));
-            }
+    let pushed = bring(&layout, &to, &tags, args.mount_from.as_deref(), printer).await?;
+    printer.result(&json!(pushed), || text(&pushed))
+}
+
+/// Brings an image to its repository, and says how far it is.
+pub(super) async fn bring(
+    layout: &Layout,
+    to: &Repository,
+    tags: &[String],
+    mount_from: Option<&str>,
+    printer: &Printer,
+) -> Result<Pushed, Failure> {
+    let credentials = &credentials(to.registry()).await?;
+    let step = printer.step(&format!("Pushing to {to}"));
+    let tenths = AtomicU64::new(0);
+    let told = move |there: u64, all: u64| {
+        // A text for each tenth: nobody reads one for each of thousands of pieces.
+        let tenth = (there * 10).checked_div(all).unwrap_or(10);
+        if tenths.fetch_max(tenth, Ordering::Relaxed) < tenth {
+            step.say(&format!("{} of {} are there", bytes(there), bytes(all)));
         }
     };
-    let pushed = push(&asked, told).await?;
-    drop(step);
-    printer.result(&json!(pushed), || text(&pushed))
+    Ok(push(&Push { layout, to, mount_from, tags, credentials }, told).await?)
 }
 
 fn text(pushed: &Pushed) -> String {

@@ -146,40 +146,32 @@ impl Google {
         query: &[(&str, String)],
         body: Option<&Value>,
     ) -> Result<Value, CloudRunError> {
+        let unreachable = |error: reqwest::Error| {
+            // Without the address: the call's name says more.
+            CloudRunError::Unreachable { call, cause: causes(&error.without_url()) }
+        };
+        let once = || async {
+            let token = self.token().await?;
+            let mut request =
+                self.http.request(method.clone(), url).bearer_auth(token).query(query);
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let response = request.send().await.map_err(unreachable)?;
+            let status = response.status();
+            let bytes = response.bytes().await.map_err(unreachable)?;
+            let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+            match status.is_success() {
+                true => Ok(value),
+                false => Err(refused(call, status, &value, &bytes)),
+            }
+        };
         let policy = ExponentialBuilder::default()
             .with_jitter()
             .with_min_delay(Duration::from_millis(200))
             .with_max_delay(Duration::from_secs(4))
             .with_max_times(4);
-        let once = || self.once(call, method.clone(), url, query, body);
         once.retry(policy).when(is_passing).await
-    }
-
-    async fn once(
-        &self,
-        call: &'static str,
-        method: Method,
-        url: &str,
-        query: &[(&str, String)],
-        body: Option<&Value>,
-    ) -> Result<Value, CloudRunError> {
-        let unreachable = |error: reqwest::Error| {
-            // Without the address: the call's name says more.
-            CloudRunError::Unreachable { call, cause: causes(&error.without_url()) }
-        };
-        let token = self.token().await?;
-        let mut request = self.http.request(method, url).bearer_auth(token).query(query);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let response = request.send().await.map_err(unreachable)?;
-        let status = response.status();
-        let bytes = response.bytes().await.map_err(unreachable)?;
-        let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        match status.is_success() {
-            true => Ok(value),
-            false => Err(refused(call, status, &value, &bytes)),
-        }
     }
 
     /// Waits for an operation's end; what it ended with.

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use oci_spec::image::{Descriptor, ImageManifest};
-use sha2::{Digest, Sha256};
 
 use crate::CloudRunError;
 
@@ -90,8 +89,11 @@ fn read(folder: &Path, digest: &str) -> Result<Bytes, CloudRunError> {
     }
     let bytes = std::fs::read(&path)
         .map_err(|source| CloudRunError::Layout { path: path.clone(), source })?;
-    let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    if found == hex { Ok(bytes.into()) } else { Err(CloudRunError::Blob { path }) }
+    if slsml_package::sha256_hex(&bytes) == hex {
+        Ok(bytes.into())
+    } else {
+        Err(CloudRunError::Blob { path })
+    }
 }
 
 #[cfg(test)]

@@ -26,4 +26,4 @@ pub use service::{
     Change, Ensured, Ingress, Progress, ServiceSpec, changes, ensure, revision_name,
 };
 pub use status::{RevisionStatus, ServiceStatus, TargetStatus, status};
-pub use target::ServiceTarget;
+pub use target::{Addresses, ServiceTarget};

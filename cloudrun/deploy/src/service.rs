@@ -222,34 +222,8 @@ async fn todo(
 ) -> Result<Todo, CloudRunError> {
     let there = service.map(|service| &service["template"]);
     let template = template(spec, there);
+    let (revision, is_there) = named(google, spec, there, &template).await?;
     let mut changes = Vec::new();
-    let (mut revision, mut is_there) = (String::new(), false);
-    // Google fills in what was not said, so that a name made of all that is there would be another.
-    let current = there.filter(|there| unnamed(there) == template);
-    let current = current.and_then(|there| there["revision"].as_str());
-    if let Some(current) = current {
-        let found = self::revision(google, &spec.name, current).await?;
-        is_there = found.is_some_and(|found| readiness(&found) != Readiness::Failed);
-        revision = current.to_owned();
-    }
-    for attempt in 0..MOST_ATTEMPTS {
-        if is_there {
-            break;
-        }
-        revision = revision_name(&spec.name, &spec.image, &template, attempt);
-        let found = match service {
-            None => None,
-            Some(_) => self::revision(google, &spec.name, &revision).await?,
-        };
-        // One that failed is not tried again under its name: Google keeps it as it is.
-        if let Some(found) = &found
-            && readiness(found) == Readiness::Failed
-        {
-            continue;
-        }
-        is_there = found.is_some();
-        break;
-    }
     if service.is_none() {
         changes.push(Change::Create);
     }
@@ -278,6 +252,37 @@ async fn todo(
         }
     }
     Ok(Todo { changes, revision, template })
+}
+
+/// The name of the revision that is made from a template, and whether it is there; `there` is the
+/// service's template, if it exists.
+async fn named(
+    google: &Google,
+    spec: &ServiceSpec,
+    there: Option<&Value>,
+    template: &Value,
+) -> Result<(String, bool), CloudRunError> {
+    let Some(there) = there else {
+        return Ok((revision_name(&spec.name, &spec.image, template, 0), false));
+    };
+    // Google fills in what was not said, so that a name made of all that is there would be another.
+    let current = there["revision"].as_str().filter(|_| unnamed(there) == *template);
+    if let Some(current) = current
+        && let Some(found) = revision(google, &spec.name, current).await?
+        && readiness(&found) != Readiness::Failed
+    {
+        return Ok((current.to_owned(), true));
+    }
+    let mut name = String::new();
+    for attempt in 0..MOST_ATTEMPTS {
+        name = revision_name(&spec.name, &spec.image, template, attempt);
+        match revision(google, &spec.name, &name).await? {
+            // One that failed is not tried again under its name: Google keeps it as it is.
+            Some(found) if readiness(&found) == Readiness::Failed => {}
+            found => return Ok((name, found.is_some())),
+        }
+    }
+    Ok((name, false))
 }
 
 /// `SERVICE-IIIIIIII-TTTT`: the image's digest and that of everything else a revision consists of. The
@@ -311,25 +316,18 @@ fn unnamed(template: &Value) -> Value {
 
 /// What a revision is made from: what is there, with what is said.
 fn template(spec: &ServiceSpec, there: Option<&Value>) -> Value {
-    let mut all = there.cloned().unwrap_or_else(|| json!({}));
+    let there = there.filter(|there| there.is_object());
     let fresh = there.is_none();
-    let object = match &mut all {
-        Value::Object(object) => object,
-        other => {
-            *other = json!({});
-            return template(spec, None);
-        }
-    };
-    OF_ONE.iter().for_each(|field| drop(object.remove(*field)));
-    let mut set = |field: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            object.insert(field.into(), value);
-        }
-    };
-    set("maxInstanceRequestConcurrency", spec.concurrency.map(Value::from));
-    let timeout = spec.timeout_s.or(fresh.then_some(60));
-    set("timeout", timeout.map(|seconds| json!(format!("{seconds}s"))));
-    set("serviceAccount", spec.service_account.clone().map(Value::from));
+    let mut all = there.map_or_else(|| json!({}), unnamed);
+    if let Some(concurrency) = spec.concurrency {
+        all["maxInstanceRequestConcurrency"] = json!(concurrency);
+    }
+    if let Some(seconds) = spec.timeout_s.or(fresh.then_some(60)) {
+        all["timeout"] = json!(format!("{seconds}s"));
+    }
+    if let Some(account) = &spec.service_account {
+        all["serviceAccount"] = json!(account);
+    }
     all["annotations"][MODEL] = json!(spec.model);
     if let Some(most) = spec.max_instances {
         all["scaling"]["maxInstanceCount"] = json!(most);

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use slsml_release::journal::Probed;
 use slsml_release::ports::{Observed, PortError, Target, Token};
 use slsml_release::{Revision, Split};
@@ -29,6 +28,15 @@ pub struct ServiceTarget {
     request: Vec<u8>,
 }
 
+/// Where a service and one of its revisions answer.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// The service itself.
+    pub service: Option<String>,
+    /// The revision alone, if it has a tag.
+    pub revision: Option<String>,
+}
+
 impl ServiceTarget {
     /// A service, which need not exist yet.
     pub fn new(google: &Google, service: &str) -> ServiceTarget {
@@ -42,18 +50,16 @@ impl ServiceTarget {
         self
     }
 
-    /// The service's own address.
-    pub async fn address(&self) -> Result<Option<String>, CloudRunError> {
-        let service = service::get(&self.google, &self.service).await?;
-        Ok(service.and_then(|service| service["uri"].as_str().map(str::to_owned)))
-    }
-
-    /// The address of a revision that has a tag.
-    pub async fn tagged(&self, revision: &Revision) -> Result<Option<String>, CloudRunError> {
-        let service = service::get(&self.google, &self.service).await?.unwrap_or_default();
+    /// The service's own address, and that of a revision that has a tag.
+    pub async fn addresses(&self, revision: &Revision) -> Result<Addresses, CloudRunError> {
+        let service = self.get().await?.unwrap_or_default();
+        let text = |value: &Value| value.as_str().map(str::to_owned);
         let mut statuses = service["trafficStatuses"].as_array().into_iter().flatten();
-        let found = statuses.find(|one| one["revision"] == revision.0 && one["uri"].is_string());
-        Ok(found.and_then(|one| one["uri"].as_str().map(str::to_owned)))
+        let tagged = statuses.find(|one| one["revision"] == revision.0 && one["uri"].is_string());
+        Ok(Addresses {
+            service: text(&service["uri"]),
+            revision: tagged.and_then(|one| text(&one["uri"])),
+        })
     }
 
     fn moved(&self) -> CloudRunError {
@@ -160,12 +166,10 @@ impl ServiceTarget {
 fn unique() -> String {
     use std::hash::{BuildHasher, Hasher, RandomState};
     // Seeded by the system for each process, and stepped with each call.
-    let seed = RandomState::new().build_hasher().finish().to_le_bytes();
+    let mut hasher = RandomState::new().build_hasher();
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let mut digest = Sha256::new();
-    digest.update(seed);
-    digest.update(time.unwrap_or_default().as_nanos().to_le_bytes());
-    digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hasher.write_u128(time.unwrap_or_default().as_nanos());
+    format!("{:016x}", hasher.finish())
 }
 
 impl Target for ServiceTarget {
@@ -198,10 +202,11 @@ impl Target for ServiceTarget {
         if requests == 0 {
             return Ok(probed);
         }
-        let address = self.tagged(revision).await?.ok_or_else(|| CloudRunError::Failed {
-            what: format!("asking {revision}"),
-            reason: "it has no address of its own: somebody took its tag away".into(),
-        })?;
+        let address =
+            self.addresses(revision).await?.revision.ok_or_else(|| CloudRunError::Failed {
+                what: format!("asking {revision}"),
+                reason: "it has no address of its own: somebody took its tag away".into(),
+            })?;
         let found = service::revision(&self.google, &self.service, &revision.0).await?;
         let model = found.as_ref().and_then(|found| found["annotations"][MODEL].as_str());
         let model = model.ok_or_else(|| CloudRunError::Failed {

@@ -323,7 +323,11 @@ async fn finish(
 fn sha256(path: &Path) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
     std::io::copy(&mut std::fs::File::open(path)?, &mut hasher)?;
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(digits(&hasher.finalize()))
+}
+
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A manifest is taken if everything it names is there.
@@ -342,10 +346,7 @@ async fn put_manifest(
     let invalid = |why: &str| (StatusCode::BAD_REQUEST, "MANIFEST_INVALID", why.to_owned());
     let manifest: Value =
         serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
-    let digest = format!(
-        "sha256:{}",
-        Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    );
+    let digest = format!("sha256:{}", digits(&Sha256::digest(&bytes)));
     if reference.contains(':') && reference != digest {
         return digest_invalid();
     }

@@ -275,8 +275,7 @@ fn write(
         error: None,
         response: None,
     };
-    let location = service.name.split("/services/").next().unwrap_or_default();
-    let id = format!("{location}/operations/{}", ids::uuid());
+    let id = operation_id(&service.name);
     if changed {
         service.generation += 1;
         service.etag = etag();
@@ -336,6 +335,23 @@ fn fill_in(template: &mut Value) {
     default(&mut container["startupProbe"], probe);
 }
 
+/// A name for an operation on a service.
+fn operation_id(service: &str) -> String {
+    let location = service.split("/services/").next().unwrap_or_default();
+    format!("{location}/operations/{}", ids::uuid())
+}
+
+/// An operation that took no time.
+fn ended(service: &str, response: Value) -> Operation {
+    Operation {
+        service: service.into(),
+        created: ids::now_millis(),
+        done: true,
+        error: None,
+        response: Some(response),
+    }
+}
+
 /// Operations are kept for an hour.
 fn forget_old(operations: &mut std::collections::BTreeMap<String, Operation>) {
     let oldest = ids::now_millis().saturating_sub(3_600_000);
@@ -382,15 +398,8 @@ fn delete(run: &Arc<CloudRun>, call: &Call<'_>, name: &str) -> GoogleResult<Valu
     if call.query.get("etag").is_some_and(|etag| *etag != service.etag) {
         return Err(GoogleError::aborted(format!("Conflict for resource '{name}'")));
     }
-    let location = name.split("/services/").next().unwrap_or_default();
-    let id = format!("{location}/operations/{}", ids::uuid());
-    let operation = Operation {
-        service: name.into(),
-        created: ids::now_millis(),
-        done: true,
-        error: None,
-        response: Some(wire::service(&service)),
-    };
+    let id = operation_id(name);
+    let operation = ended(name, wire::service(&service));
     let answer = wire::operation(&id, &operation, None);
     if call.is("validateOnly") {
         return Ok(answer);
@@ -430,15 +439,8 @@ fn delete_revision(run: &CloudRun, call: &Call<'_>, name: &str) -> GoogleResult<
             revision.name
         )));
     }
-    let operation = Operation {
-        service: String::new(),
-        created: ids::now_millis(),
-        done: true,
-        error: None,
-        response: Some(wire::revision(&service, &revision)),
-    };
-    let location = service.name.split("/services/").next().unwrap_or_default();
-    let id = format!("{location}/operations/{}", ids::uuid());
+    let operation = ended("", wire::revision(&service, &revision));
+    let id = operation_id(&service.name);
     let mut answer = wire::operation(&id, &operation, None);
     for field in ["response", "metadata"] {
         answer[field]["@type"] = json!("type.googleapis.com/google.cloud.run.v2.Revision");

@@ -144,13 +144,13 @@ impl CloudRun {
                 return plain(StatusCode::SERVICE_UNAVAILABLE, &failure.message);
             }
         };
-        let mut counted = Counted {
+        let counted = Counted {
             run: self.clone(),
             service: service.id().to_owned(),
             revision: revision.name.clone(),
             class: "5xx",
             began,
-            _permit: permit,
+            permit,
         };
         tokio::time::sleep(fate.delay).await;
         if fate.fails {
@@ -158,7 +158,7 @@ impl CloudRun {
         }
         let timeout = revision.template["timeout"].as_str().and_then(|text| text.strip_suffix('s'));
         let timeout = timeout.and_then(|text| text.parse().ok()).unwrap_or(300.0);
-        let forwarded = forward(request, counted._permit.instance.port, fate.blank);
+        let forwarded = forward(request, counted.permit.instance.port, fate.blank);
         let request = match forwarded.await {
             Ok(request) => request,
             Err(status) => {
@@ -166,7 +166,7 @@ impl CloudRun {
                 return counted.answer(plain(status, reason));
             }
         };
-        let answer = counted._permit.instance.client.request(request);
+        let answer = counted.permit.instance.client.request(request);
         match tokio::time::timeout(Duration::from_secs_f64(timeout), answer).await {
             Ok(Ok(response)) => {
                 counted.answer(response.map(|body| body.map_err(Into::into).boxed_unsync()))
@@ -176,7 +176,6 @@ impl CloudRun {
                 counted.answer(plain(StatusCode::SERVICE_UNAVAILABLE, text))
             }
             Err(_) => {
-                counted.class = "5xx";
                 let text = "The request has been terminated because it has reached the maximum request timeout.";
                 counted.answer(plain(StatusCode::GATEWAY_TIMEOUT, text))
             }
@@ -249,7 +248,7 @@ struct Counted {
     revision: String,
     class: &'static str,
     began: Instant,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Counted {

@@ -1,6 +1,5 @@
 //! One instance: a container's process in the files of its image and nothing else.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -13,11 +12,11 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::rootfs::Rootfs;
 use super::state::Failure;
-use crate::data::Log;
+use crate::data::{Log, process};
 
 /// How long a container may take to listen; Google gives it four minutes.
 const STARTUP: Duration = Duration::from_secs(20);
@@ -68,12 +67,11 @@ impl Launch {
         let mut child = self.spawn(port).map_err(|error| failed(error.to_string()))?;
         let exited = Arc::new(AtomicBool::new(false));
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        for stream in [child.stdout.take().map(Output::Out), child.stderr.take().map(Output::Err)] {
-            match stream {
-                Some(Output::Out(stream)) => drop(tokio::spawn(log.clone().follow(stream))),
-                Some(Output::Err(stream)) => drop(tokio::spawn(log.clone().follow(stream))),
-                None => {}
-            }
+        if let Some(stream) = child.stdout.take() {
+            tokio::spawn(log.clone().follow(stream));
+        }
+        if let Some(stream) = child.stderr.take() {
+            tokio::spawn(log.follow(stream));
         }
         tokio::spawn(watch(child, exited.clone()));
         let mut client = Client::builder(TokioExecutor::new());
@@ -111,10 +109,6 @@ impl Launch {
 
     /// A process that sees the image's files alone. It needs root or the kernel's user namespaces.
     fn spawn(&self, port: u16) -> std::io::Result<Child> {
-        let unshare = ["/usr/bin/unshare", "/bin/unshare"].map(Path::new);
-        let unshare = unshare.iter().find(|path| path.exists()).ok_or_else(|| {
-            std::io::Error::other("containers need the program unshare (Debian package util-linux)")
-        })?;
         let texts = |value: &Value| -> Vec<String> {
             let all = value.as_array().into_iter().flatten();
             all.filter_map(|text| Some(text.as_str()?.to_owned())).collect()
@@ -131,14 +125,11 @@ impl Launch {
         if program.is_empty() {
             return Err(std::io::Error::other("the image names no program to start"));
         }
-        let mut all = Command::new(unshare);
-        all.args(["--mount", "--propagation", "private"]);
-        if rustix::process::geteuid().is_root() {
-            if let Some((user, group)) = self.rootfs.user {
-                all.args(["--setuid", &user.to_string(), "--setgid", &group.to_string()]);
-            }
-        } else {
-            all.args(["--user", "--map-current-user", "--keep-caps"]);
+        let mut all = process::unshare("containers need")?;
+        if let (true, Some((user, group))) =
+            (rustix::process::geteuid().is_root(), self.rootfs.user)
+        {
+            all.args(["--setuid", &user.to_string(), "--setgid", &group.to_string()]);
         }
         all.arg("--root").arg(&self.rootfs.folder);
         all.arg("--wd").arg(&self.rootfs.workdir).arg("--").args(program);
@@ -159,11 +150,6 @@ impl Launch {
             .kill_on_drop(true);
         all.spawn()
     }
-}
-
-enum Output {
-    Out(tokio::process::ChildStdout),
-    Err(tokio::process::ChildStderr),
 }
 
 async fn watch(mut child: Child, exited: Arc<AtomicBool>) {

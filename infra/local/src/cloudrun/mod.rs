@@ -2,7 +2,7 @@
 //!
 //! <https://cloud.google.com/run/docs/reference/rest>
 
-pub(crate) mod api;
+mod api;
 mod error;
 mod fields;
 mod front;

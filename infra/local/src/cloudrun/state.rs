@@ -1,6 +1,7 @@
 //! Services and revisions as they are kept: plain data, written to disk after every change.
 
 use std::collections::BTreeMap;
+use std::sync::MutexGuard;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -157,8 +158,8 @@ impl Store {
     }
 
     /// What is there now.
-    pub(crate) fn read(&self) -> State {
-        self.0.read().clone()
+    pub(crate) fn read(&self) -> MutexGuard<'_, State> {
+        self.0.read()
     }
 
     pub(crate) fn service(&self, name: &str) -> GoogleResult<Service> {

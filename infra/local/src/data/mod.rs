@@ -3,7 +3,7 @@
 pub(crate) mod fleet;
 pub(crate) mod invoke;
 mod log;
-mod process;
+pub(crate) mod process;
 mod runtime_api;
 mod sandbox;
 pub(crate) mod url;

@@ -52,17 +52,25 @@ pub(crate) fn spawn(launch: &Launch, runtime_api: SocketAddr) -> std::io::Result
 /// A private view of the file system in which `/opt` is the layers. It needs root or the kernel's
 /// user namespaces; without either the process says so and ends.
 fn with_opt(opt: &Path, bootstrap: &Path) -> std::io::Result<Command> {
+    let mut command = unshare("layers need")?;
+    command.args(["--", "/bin/sh", "-c", r#"mount --bind "$0" /opt && exec "$1""#]);
+    command.arg(opt).arg(bootstrap);
+    Ok(command)
+}
+
+/// The beginning of a command with a private view of the file system: the program that gives it, and
+/// what it takes for whoever is not root. `who` says what is missed without it.
+pub(crate) fn unshare(who: &str) -> std::io::Result<Command> {
     let unshare = ["/usr/bin/unshare", "/bin/unshare"].map(Path::new);
     let unshare = unshare.iter().find(|path| path.exists()).ok_or_else(|| {
-        std::io::Error::other("layers need the program unshare (Debian package util-linux)")
+        let why = format!("{who} the program unshare (Debian package util-linux)");
+        std::io::Error::other(why)
     })?;
     let mut command = Command::new(unshare);
     command.args(["--mount", "--propagation", "private"]);
     if !rustix::process::geteuid().is_root() {
         command.args(["--user", "--map-current-user", "--keep-caps"]);
     }
-    command.args(["--", "/bin/sh", "-c", r#"mount --bind "$0" /opt && exec "$1""#]);
-    command.arg(opt).arg(bootstrap);
     Ok(command)
 }
 
