@@ -566,6 +566,8 @@ pub(crate) enum FaultKind {
     HangBefore,
     /// It was done and its answer hangs
     HangAfter,
+    /// Cloud Run takes it and begins an operation, which ends with an error; nothing moves
+    FailOperation,
 }
 
 #[derive(Debug, clap::Args)]

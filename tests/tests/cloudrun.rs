@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use slsml_e2e::chaos::image_mark;
-use slsml_e2e::slsml::{CANARY, LocalLambda, command};
+use slsml_e2e::slsml::{CANARY, LocalLambda, command, json};
 use slsml_e2e::traffic::{Door, Traffic, http};
 
 struct Cloud {
@@ -71,6 +71,25 @@ impl Cloud {
         }
     }
 }
+
+impl Cloud {
+    /// What goes wrong with slsml's calls from now on.
+    fn fault(&self, flags: &[&str]) {
+        let dir = self.local.dir().to_string_lossy().into_owned();
+        let set = ["local", "fault", "api", "--dir", &*dir];
+        let (code, value) = json(self.local.scratch(), &[&set[..], flags].concat()).unwrap();
+        assert_eq!(code, 0, "{value}");
+    }
+
+    fn no_faults(&self) {
+        let dir = self.local.dir().to_string_lossy().into_owned();
+        let clear = ["local", "fault", "clear", "--dir", &*dir];
+        assert_eq!(json(self.local.scratch(), &clear).unwrap().0, 0);
+    }
+}
+
+/// Operations of moves of traffic that end with an error: the first write makes the revision.
+const NO_MOVES: [&str; 6] = ["--kind", "fail-operation", "--call", "PATCH", "--nth", "2"];
 
 /// Who has which percent, by the image's mark.
 fn shares(service: &Value) -> Vec<(String, u64)> {
@@ -225,6 +244,187 @@ async fn a_share_of_the_traffic_waits_for_a_person() {
     child.wait().unwrap();
     assert_eq!(shares(&cloud.service().await), [(cloud.mark(1), 100)]);
     assert_eq!(traffic.finish().await.lost, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_fails_once_is_made_again() {
+    let cloud = Cloud::start();
+    cloud.fault(&NO_MOVES);
+    let (code, value) = cloud.deploy(1, &[]);
+    assert_eq!((code, &value["outcome"]), (0, &json!("promoted")), "{value}");
+    assert_eq!(shares(&cloud.service().await), [(cloud.mark(1), 100)]);
+    // The way back fails: it is not written down as gone.
+    cloud.no_faults();
+    cloud.fault(&["--kind", "fail-operation", "--call", "PATCH"]);
+    let (code, value) = cloud.run(&["release", "rollback"]);
+    assert_eq!(code, 4, "{value}");
+    assert_eq!(shares(&cloud.service().await), [(cloud.mark(1), 100)]);
+    let (code, value) = cloud.run(&["release", "rollback"]);
+    assert_eq!((code, &value["changed"]), (0, &json!(true)), "{value}");
+    assert_eq!(shares(&cloud.service().await), [(cloud.mark(0), 100)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_never_succeeds_ends_where_it_began_and_can_be_taken_up_again() {
+    let cloud = Cloud::start();
+    cloud.fault(&[&NO_MOVES[..], &["--times", "1000"]].concat());
+    let (code, value) = cloud.deploy(1, &[]);
+    assert_eq!(code, 4, "{value}");
+    assert!(value.to_string().contains("by a fault on purpose"), "{value}");
+    assert_eq!(shares(&cloud.service().await), [(cloud.mark(0), 100)]);
+    cloud.no_faults();
+    let (code, value) = cloud.run(&["release", "resume"]);
+    assert_eq!((code, &value["outcome"]), (0, &json!("promoted")), "{value}");
+    assert_eq!(shares(&cloud.service().await), [(cloud.mark(1), 100)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_whose_operation_failed_is_asked_for_again() {
+    let cloud = Cloud::start();
+    cloud.fault(&["--kind", "fail-operation", "--call", "PATCH"]);
+    let (code, value) = cloud.deploy(1, &[]);
+    assert_eq!(code, 4, "{value}");
+    assert!(value.to_string().contains("by a fault on purpose"), "{value}");
+    let (code, value) = cloud.deploy(1, &[]);
+    assert_eq!((code, &value["outcome"]), (0, &json!("promoted")), "{value}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_revision_without_a_release_keeps_its_traffic_until_another_is_released() {
+    let local = LocalLambda::start().unwrap();
+    let images = ["v1", "v2", "v3"].map(|version| local.package_image(version).unwrap());
+    let cloud = Cloud { local, images };
+    assert_eq!(cloud.deploy(0, &["--no-traffic"]).0, 0);
+    assert_eq!(cloud.deploy(1, &["--no-traffic"]).0, 0);
+    let service = cloud.service().await;
+    assert_eq!(shares(&service), [(cloud.mark(0), 100)], "nobody released another");
+    assert_eq!(revision_tagged(&service, "candidate"), Some(cloud.mark(1)));
+    // Somebody gives it traffic by hand: from now on it is a service like others.
+    let mut targets = service["traffic"].as_array().unwrap().clone();
+    targets[0]["percent"] = json!(0);
+    targets[0]["tag"] = json!("theirs");
+    targets[1]["percent"] = json!(100);
+    cloud.change("traffic", json!({ "traffic": targets })).await;
+    assert_eq!(cloud.deploy(2, &["--no-traffic"]).0, 0);
+    let service = cloud.service().await;
+    assert_eq!(shares(&service), [(cloud.mark(1), 100)]);
+    assert_eq!(revision_tagged(&service, "theirs"), Some(cloud.mark(0)));
+    assert!(service["annotations"]["slsml.dev/first-revision"].is_null(), "{service}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_under_way_keeps_its_candidate() {
+    let cloud = Cloud::start();
+    let image = cloud.images[1].to_string_lossy().into_owned();
+    let flags = cloud.local.flags();
+    let mut args = vec!["deploy", "cloudrun", "--artifact", &*image, "--strategy", "canary"];
+    args.extend(["--steps", "20", "--bake", "60s"]);
+    args.extend(flags.iter().map(String::as_str));
+    let mut child = command(&args).unwrap().stdout(std::process::Stdio::null()).spawn().unwrap();
+    while shares(&cloud.service().await).len() < 2 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (code, value) = cloud.deploy(2, &["--no-traffic"]);
+    assert_eq!(code, 7, "{value}");
+    let service = cloud.service().await;
+    assert_eq!(revision_tagged(&service, "candidate"), Some(cloud.mark(1)));
+    assert_eq!(cloud.run(&["release", "abort"]).0, 0);
+    child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_hang_up_while_an_instance_starts_leave_room_for_others() {
+    let local = LocalLambda::start_with(&["--idle-s", "1"]).unwrap();
+    let images = ["v1", "v2", "v3"].map(|version| local.package_image(version).unwrap());
+    let cloud = Cloud { local, images };
+    let one = ["--public", "--max-instances", "1"];
+    assert_eq!(cloud.deploy(0, &one).0, 0);
+    let address = cloud.service().await["uri"].as_str().unwrap().to_owned();
+    let ready = format!("{address}/v2/health/ready");
+    let client = http().unwrap();
+    for _ in 0..3 {
+        // Long enough for the only instance to be ended.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        for _ in 0..5 {
+            let quick = client.get(&ready).timeout(Duration::from_millis(1));
+            let _gone = quick.send().await;
+        }
+    }
+    assert_eq!(client.get(&ready).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regions_are_told_apart_and_an_operation_on_a_deleted_service_ends() {
+    let cloud = Cloud::start();
+    let client = http().unwrap();
+    let there = cloud.service().await;
+    let elsewhere = cloud.url().replace("/locations/local/", "/locations/elsewhere/");
+    let body = json!({ "template": there["template"], "invokerIamDisabled": true });
+    let create = elsewhere.replace("/digits", "?serviceId=digits");
+    let answer = client.post(create).bearer_auth("x").json(&body).send().await.unwrap();
+    assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+    let get = || async {
+        let answer = client.get(&elsewhere).bearer_auth("x").send().await.unwrap();
+        answer.json::<Value>().await.unwrap()
+    };
+    while get().await["trafficStatuses"].as_array().is_none_or(Vec::is_empty) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let uri = get().await["uri"].as_str().unwrap().to_owned();
+    for _ in 0..7 {
+        client.get(format!("{uri}/v2")).send().await.unwrap();
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let time = |seconds: u64| {
+        let time = time::OffsetDateTime::from_unix_timestamp(seconds.cast_signed()).unwrap();
+        time.format(&time::format_description::well_known::Rfc3339).unwrap()
+    };
+    let count = |location: &'static str| {
+        let filter = format!(
+            "metric.type = \"run.googleapis.com/request_count\" AND resource.labels.location = \"{location}\""
+        );
+        let url = format!("{}/v3/projects/slsml-local/timeSeries", cloud.local.endpoint);
+        let query = [
+            ("filter", filter),
+            ("interval.startTime", time(now.as_secs() - 600)),
+            ("interval.endTime", time(now.as_secs() + 600)),
+            ("aggregation.alignmentPeriod", "1200s".into()),
+            ("aggregation.perSeriesAligner", "ALIGN_DELTA".into()),
+        ];
+        let url = reqwest::Url::parse_with_params(&url, &query).unwrap();
+        let request = client.get(url).bearer_auth("x");
+        async move {
+            let all: Value = request.send().await.unwrap().json().await.unwrap();
+            let series = all["timeSeries"].as_array().unwrap().clone();
+            let count = |one: &Value| {
+                one["points"][0]["value"]["int64Value"].as_str().unwrap().parse::<u64>().unwrap()
+            };
+            series.iter().map(count).sum::<u64>()
+        }
+    };
+    assert_eq!(count("elsewhere").await, 7);
+    let here = count("local").await;
+
+    let patch = client.patch(format!("{elsewhere}?updateMask=labels")).bearer_auth("x");
+    let operation: Value =
+        patch.json(&json!({ "labels": { "a": "b" } })).send().await.unwrap().json().await.unwrap();
+    client.delete(&elsewhere).bearer_auth("x").send().await.unwrap();
+    let name = operation["name"].as_str().unwrap();
+    let url = format!("{}/v2/{name}", cloud.local.endpoint);
+    tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            let answer = client.get(&url).bearer_auth("x").send().await.unwrap();
+            let operation: Value = answer.json().await.unwrap();
+            if operation["done"] == true {
+                assert!(operation["error"].is_object(), "{operation}");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("it ends");
+    assert_eq!(count("local").await, here);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,6 @@ use slsml_cloudrun::{
     Change, Google, Layout, Progress, Repository, ServiceSpec, ServiceTarget, changes, ensure,
 };
 use slsml_package::Artifact;
-use slsml_release::ports::{Observed, Target};
 use slsml_release::{Measure, Strategy, Weight, check_metrics};
 
 use super::deploy::{self, Prepared};
@@ -141,8 +140,8 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
     let mut engine = Engine::of_service(&place, &service)?;
     engine.webhook = webhook;
     deploy::check_strategy(&engine, &strategy)?;
-    let observed: Observed = match no_traffic {
-        true => engine.target.observe().await?,
+    let observed = match no_traffic {
+        true => deploy::check_undivided(&engine).await?,
         false => deploy::check_target(&engine, &strategy).await?,
     };
     check_metrics(&engine.metrics, &strategy).await?;

@@ -264,8 +264,7 @@ pub(super) async fn check_target(
     strategy: &Strategy,
 ) -> Result<Observed, Failure> {
     let site = &engine.site;
-    idle(&engine.world(), &engine.name).await?;
-    let observed = engine.target.observe().await?;
+    let observed = check_undivided(engine).await?;
     match &observed.split {
         None if strategy.needs_stable() => Err(Failure::usage(format!(
             "{} does not exist yet, and a {} needs a stable {}",
@@ -281,6 +280,15 @@ pub(super) async fn check_target(
                 "deploy a first revision with slsml deploy cloudrun --strategy all-at-once".into()
             }
         })),
+        _ => Ok(observed),
+    }
+}
+
+/// That nobody is being released there.
+pub(super) async fn check_undivided(engine: &Engine) -> Result<Observed, Failure> {
+    idle(&engine.world(), &engine.name).await?;
+    let observed = engine.target.observe().await?;
+    match &observed.split {
         Some(split) if split.candidate.is_some() => {
             Err(DriveError::Divided { split: split.clone() }.into())
         }

@@ -112,6 +112,7 @@ impl From<FaultKind> for ApiFaultKind {
             FaultKind::DropAfter => Self::DropAfter,
             FaultKind::HangBefore => Self::HangBefore,
             FaultKind::HangAfter => Self::HangAfter,
+            FaultKind::FailOperation => Self::FailOperation,
         }
     }
 }

@@ -38,6 +38,12 @@ pub async fn credentials(registry: &str) -> Result<Credentials, CloudRunError> {
         // A helper that knows nothing of this registry is no helper for it.
         Err(CredentialRetrievalError::HelperFailure { stdout, .. })
             if stdout.contains("credentials not found") => {}
+        // What it printed may hold a secret.
+        Err(CredentialRetrievalError::HelperFailure { stderr, .. }) => {
+            let why = stderr.trim().chars().take(300).collect::<String>();
+            let why = if why.is_empty() { "it gives no reason".into() } else { why };
+            return Err(failed(format!("docker's credential helper failed: {why}")));
+        }
         Err(error) => return Err(failed(error.to_string())),
     }
     let from_program = if is_google(registry) {

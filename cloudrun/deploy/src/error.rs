@@ -42,8 +42,8 @@ pub enum CloudRunError {
     NoService { service: String },
     #[error("{what} was changed by somebody else")]
     Moved { what: String },
-    #[error("the traffic of {service} is divided among more than two revisions: {revisions}")]
-    Divided { service: String, revisions: String },
+    #[error("the traffic of {service} is divided: {shares}")]
+    Divided { service: String, shares: String },
     #[error("the revision {revision} does not become ready: {why}")]
     NotReady { revision: String, why: String },
     #[error("{what} failed: {reason}")]

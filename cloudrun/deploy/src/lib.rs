@@ -5,6 +5,7 @@
 //! (`slsml-package`), and anything that prints.
 #![forbid(unsafe_code)]
 
+mod access;
 mod api;
 mod credentials;
 mod error;
@@ -14,6 +15,7 @@ mod push;
 mod service;
 mod status;
 mod target;
+mod template;
 mod traffic;
 
 pub use api::{Connect, Google};
@@ -22,8 +24,6 @@ pub use error::CloudRunError;
 pub use layout::Layout;
 pub use metrics::RevisionMetrics;
 pub use push::{Fate, Push, Pushed, PushedBlob, Repository, push};
-pub use service::{
-    Change, Ensured, Ingress, Progress, ServiceSpec, changes, ensure, revision_name,
-};
+pub use service::{Change, Ensured, Ingress, Progress, ServiceSpec, changes, ensure};
 pub use status::{RevisionStatus, ServiceStatus, TargetStatus, status};
 pub use target::{Addresses, ServiceTarget};

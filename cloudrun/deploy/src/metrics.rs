@@ -15,6 +15,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::{CloudRunError, Google};
 
+const LIST: &str = "ListTimeSeries";
 const METRIC: &str = "run.googleapis.com/request_latencies";
 
 /// Counts of one service's revisions.
@@ -47,13 +48,14 @@ impl RevisionMetrics {
             return Ok(Counts::default());
         }
         let end = from + periods * self.period;
-        let filter = format!(
-            "metric.type = \"{METRIC}\" AND resource.type = \"cloud_run_revision\" AND \
-             resource.labels.service_name = \"{}\" AND resource.labels.revision_name = \"{revision}\"",
-            self.service
-        );
+        let labels = [
+            ("project_id", self.google.project()),
+            ("location", self.google.region()),
+            ("service_name", &self.service),
+            ("revision_name", revision),
+        ];
         let mut query = vec![
-            ("filter", filter),
+            ("filter", filter(&labels)),
             ("interval.startTime", rfc3339(from)),
             ("interval.endTime", rfc3339(end)),
             ("aggregation.alignmentPeriod", format!("{}s", self.period)),
@@ -63,7 +65,8 @@ impl RevisionMetrics {
         let mut found = Histogram::default();
         loop {
             let url = self.google.time_series_url();
-            let page = self.google.call("ListTimeSeries", Method::GET, &url, &query, None).await?;
+            let page = self.google.call(LIST, Method::GET, &url, &query, None).await?;
+            check_whole(&page)?;
             for series in page["timeSeries"].as_array().into_iter().flatten() {
                 let failed = series["metric"]["labels"]["response_code_class"] == "5xx";
                 for point in series["points"].as_array().into_iter().flatten() {
@@ -79,6 +82,31 @@ impl RevisionMetrics {
             }
         }
         Ok(found.counts(measures))
+    }
+}
+
+/// A revision's series, and no others: another region may have a revision of that name.
+fn filter(labels: &[(&str, &str); 4]) -> String {
+    let labels = labels.map(|(name, value)| format!("resource.labels.{name} = \"{value}\""));
+    format!(
+        "metric.type = \"{METRIC}\" AND resource.type = \"cloud_run_revision\" AND {}",
+        labels.join(" AND ")
+    )
+}
+
+/// An answer that may lack series is no evidence: errors might be in what is missing.
+fn check_whole(page: &Value) -> Result<(), CloudRunError> {
+    let errors = page["executionErrors"].as_array().into_iter().flatten();
+    let errors = errors.map(|error| error["message"].as_str().unwrap_or("an error without words"));
+    let unreachable = page["unreachable"].as_array().into_iter().flatten();
+    let unreachable = unreachable.map(|region| region.as_str().unwrap_or("a region"));
+    let all: Vec<&str> = errors.chain(unreachable).collect();
+    match all.is_empty() {
+        true => Ok(()),
+        false => Err(CloudRunError::Failed {
+            what: LIST.into(),
+            reason: format!("not all of it could be read ({})", all.join(", ")),
+        }),
     }
 }
 
@@ -154,31 +182,30 @@ impl Histogram {
 /// The bounds of a bucket.
 /// <https://cloud.google.com/monitoring/api/ref_v3/rest/v3/TypedValue#bucketoptions>
 fn bounds(options: &Value, at: usize) -> Result<(f64, f64), CloudRunError> {
-    let upper: Box<dyn Fn(usize) -> f64> = if let Some(all) =
-        options["explicitBuckets"]["bounds"].as_array()
-    {
-        let all: Vec<f64> = all.iter().filter_map(Value::as_f64).collect();
-        Box::new(move |at| all.get(at).copied().unwrap_or(f64::INFINITY))
-    } else if options["exponentialBuckets"].is_object() {
-        let number = |name: &str| options["exponentialBuckets"][name].as_f64();
-        let (growth, scale) =
-            (number("growthFactor").unwrap_or(1.0), number("scale").unwrap_or(1.0));
-        let finite = number("numFiniteBuckets").unwrap_or(0.0) as usize;
-        Box::new(move |at| match at <= finite {
-            true => scale * growth.powi(at as i32),
-            false => f64::INFINITY,
-        })
-    } else if options["linearBuckets"].is_object() {
-        let number = |name: &str| options["linearBuckets"][name].as_f64().unwrap_or(0.0);
-        let (width, offset, finite) =
-            (number("width"), number("offset"), number("numFiniteBuckets") as usize);
-        Box::new(move |at| match at <= finite {
-            true => offset + width * at as f64,
-            false => f64::INFINITY,
-        })
-    } else {
-        return Err(CloudRunError::Incomplete { call: "ListTimeSeries", field: "bucketOptions" });
-    };
+    let upper: Box<dyn Fn(usize) -> f64> =
+        if let Some(all) = options["explicitBuckets"]["bounds"].as_array() {
+            let all: Vec<f64> = all.iter().filter_map(Value::as_f64).collect();
+            Box::new(move |at| all.get(at).copied().unwrap_or(f64::INFINITY))
+        } else if options["exponentialBuckets"].is_object() {
+            let number = |name: &str| options["exponentialBuckets"][name].as_f64();
+            let (growth, scale) =
+                (number("growthFactor").unwrap_or(1.0), number("scale").unwrap_or(1.0));
+            let finite = number("numFiniteBuckets").unwrap_or(0.0) as usize;
+            Box::new(move |at| match at <= finite {
+                true => scale * growth.powi(at as i32),
+                false => f64::INFINITY,
+            })
+        } else if options["linearBuckets"].is_object() {
+            let number = |name: &str| options["linearBuckets"][name].as_f64().unwrap_or(0.0);
+            let (width, offset, finite) =
+                (number("width"), number("offset"), number("numFiniteBuckets") as usize);
+            Box::new(move |at| match at <= finite {
+                true => offset + width * at as f64,
+                false => f64::INFINITY,
+            })
+        } else {
+            return Err(CloudRunError::Incomplete { call: LIST, field: "bucketOptions" });
+        };
     let low = if at == 0 { 0.0 } else { upper(at - 1) };
     Ok((low, upper(at)))
 }
@@ -236,6 +263,15 @@ mod tests {
             json!({ "linearBuckets": { "numFiniteBuckets": 2, "width": 5.0, "offset": 1.0 } });
         assert_eq!(bounds(&linear, 1).unwrap(), (1.0, 6.0));
         assert!(bounds(&json!({}), 0).is_err());
+    }
+
+    #[test]
+    fn an_answer_that_is_not_whole_is_no_evidence() {
+        let whole = json!({ "timeSeries": [], "executionErrors": [], "unreachable": [] });
+        assert!(check_whole(&whole).is_ok());
+        let errors = json!({ "executionErrors": [{ "code": 4, "message": "deadline" }] });
+        assert!(check_whole(&errors).unwrap_err().to_string().contains("deadline"));
+        assert!(check_whole(&json!({ "unreachable": ["europe-west1"] })).is_err());
     }
 
     #[test]

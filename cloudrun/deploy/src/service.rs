@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 use slsml_release::Revision;
 
-use crate::traffic::{self, Target};
-use crate::{CloudRunError, Google};
+use crate::template::{is_same, revision_name, template};
+use crate::traffic::{self, Traffic};
+use crate::{CloudRunError, Google, access};
 
 /// Our own annotations.
 pub(crate) const FIRST: &str = "slsml.dev/first-revision";
-pub(crate) const WRITE: &str = "slsml.dev/write";
+const WRITE: &str = "slsml.dev/write";
 pub(crate) const MODEL: &str = "slsml.dev/model";
 
 /// How often a write that came too late is looked at anew.
@@ -203,14 +203,17 @@ async fn once(
         };
         if let Err(error) = google.finish(call, operation).await {
             // The revision's own words say more than the service's.
-            wait_ready(google, &spec.name, &name).await?;
+            look(google, &spec.name, &name).await?;
             return Err(error);
         }
     }
     wait_ready(google, &spec.name, &name).await?;
+    if writes {
+        check_reached(google, &spec.name, &name).await?;
+    }
     if changes.contains(&Change::Access) {
         progress(Progress::Access);
-        set_access(google, &spec.name, spec.public.unwrap_or(false)).await?;
+        access::set(google, &spec.name, spec.public.unwrap_or(false)).await?;
     }
     Ok(Ensured { revision: Revision(name), changed: !changes.is_empty() })
 }
@@ -231,21 +234,17 @@ async fn todo(
         changes.push(Change::Revision);
     }
     if let Some(service) = service {
-        let targets = traffic::targets(service);
-        let reachable = |target: &Target| {
-            target.revision == revision && (target.percent > 0 || target.tag.is_some())
-        };
-        if is_there && !targets.iter().any(reachable) {
+        if is_there && !traffic::is_served(service, &revision) {
             changes.push(Change::Tag);
         }
-        if settings(spec, Some(service)) != settings(&ServiceSpec::default(), Some(service)) {
+        if !settings(spec, service).is_empty() {
             changes.push(Change::Settings);
         }
     }
     if let Some(public) = spec.public {
         let now = match service {
             None => false,
-            Some(_) => is_public(&policy(google, &spec.name).await?),
+            Some(service) => access::is_public(google, &spec.name, service).await?,
         };
         if now != public {
             changes.push(Change::Access);
@@ -266,7 +265,7 @@ async fn named(
         return Ok((revision_name(&spec.name, &spec.image, template, 0), false));
     };
     // Google fills in what was not said, so that a name made of all that is there would be another.
-    let current = there["revision"].as_str().filter(|_| unnamed(there) == *template);
+    let current = there["revision"].as_str().filter(|_| is_same(there, template));
     if let Some(current) = current
         && let Some(found) = revision(google, &spec.name, current).await?
         && readiness(&found) != Readiness::Failed
@@ -285,118 +284,24 @@ async fn named(
     Ok((name, false))
 }
 
-/// `SERVICE-IIIIIIII-TTTT`: the image's digest and that of everything else a revision consists of. The
-/// same image with the same settings is the same revision, on every machine.
-pub fn revision_name(service: &str, image: &str, template: &Value, attempt: u32) -> String {
-    let digest = image.rsplit_once("sha256:").map_or("", |(_, digest)| digest);
-    let text = match attempt {
-        0 => template.to_string(),
-        _ => format!("{template} {attempt}"),
-    };
-    let settings = Sha256::digest(text.as_bytes());
-    format!(
-        "{service}-{}-{:02x}{:02x}",
-        digest.get(..8).unwrap_or(digest),
-        settings[0],
-        settings[1]
-    )
-}
-
-/// A revision has its own name, and who made the one before says nothing of this one.
-const OF_ONE: [&str; 3] = ["revision", "client", "clientVersion"];
-
-/// A template without what belongs to one revision.
-fn unnamed(template: &Value) -> Value {
-    let mut all = template.clone();
-    if let Value::Object(object) = &mut all {
-        OF_ONE.iter().for_each(|field| drop(object.remove(*field)));
-    }
-    all
-}
-
-/// What a revision is made from: what is there, with what is said.
-fn template(spec: &ServiceSpec, there: Option<&Value>) -> Value {
-    let there = there.filter(|there| there.is_object());
-    let fresh = there.is_none();
-    let mut all = there.map_or_else(|| json!({}), unnamed);
-    if let Some(concurrency) = spec.concurrency {
-        all["maxInstanceRequestConcurrency"] = json!(concurrency);
-    }
-    if let Some(seconds) = spec.timeout_s.or(fresh.then_some(60)) {
-        all["timeout"] = json!(format!("{seconds}s"));
-    }
-    if let Some(account) = &spec.service_account {
-        all["serviceAccount"] = json!(account);
-    }
-    all["annotations"][MODEL] = json!(spec.model);
-    if let Some(most) = spec.max_instances {
-        all["scaling"]["maxInstanceCount"] = json!(most);
-    }
-    let mut containers = all["containers"].as_array().cloned().unwrap_or_default();
-    // Beside it there may be others; requests go to the one with a port.
-    let serving = containers.iter().position(|one| !one["ports"].is_null()).unwrap_or(0);
-    if containers.is_empty() {
-        containers.push(json!({}));
-    }
-    let container = &mut containers[serving];
-    container["image"] = json!(spec.image);
-    // HTTP/1.1, HTTP/2 and gRPC at one port.
-    container["ports"] = json!([{ "name": "h2c", "containerPort": 8080 }]);
-    let limits = [("cpu", spec.cpu.as_deref(), "1"), ("memory", spec.memory.as_deref(), "512Mi")];
-    for (name, said, usual) in limits {
-        if let Some(value) = said.or(fresh.then_some(usual)) {
-            container["resources"]["limits"][name] = json!(value);
-        }
-    }
-    if let Some(idle) = spec.cpu_always.map(|always| !always).or(fresh.then_some(true)) {
-        container["resources"]["cpuIdle"] = json!(idle);
-    }
-    if let Some(boost) = spec.cpu_boost.or(fresh.then_some(true)) {
-        container["resources"]["startupCpuBoost"] = json!(boost);
-    }
-    container["env"] = environment(spec, &container["env"]);
-    if container["env"].as_array().is_some_and(Vec::is_empty)
-        && let Value::Object(container) = container
-    {
-        container.remove("env");
-    }
-    all["containers"] = json!(containers);
-    all
-}
-
-/// Variables that are there, with those that are said.
-fn environment(spec: &ServiceSpec, there: &Value) -> Value {
-    let is_said =
-        |name: &str| spec.environment.contains_key(name) || spec.secrets.contains_key(name);
-    let kept = there.as_array().into_iter().flatten();
-    let kept = kept.filter(|one| !is_said(one["name"].as_str().unwrap_or_default())).cloned();
-    let plain =
-        spec.environment.iter().map(|(name, value)| json!({ "name": name, "value": value }));
-    let secrets = spec.secrets.iter().map(|(name, secret)| {
-        let (secret, version) = secret.split_once(':').unwrap_or((secret, "latest"));
-        let reference = json!({ "secret": secret, "version": version });
-        json!({ "name": name, "valueSource": { "secretKeyRef": reference } })
-    });
-    kept.chain(plain).chain(secrets).collect()
-}
-
-/// The service's own settings: what is there, with what is said.
-fn settings(spec: &ServiceSpec, there: Option<&Value>) -> Map<String, Value> {
+/// The service's own settings that are to be another; `there` is the service, null if it is new.
+fn settings(spec: &ServiceSpec, there: &Value) -> Map<String, Value> {
     let mut all = Map::new();
-    let was =
-        |field: &str| there.map(|service| service[field].clone()).filter(|value| !value.is_null());
-    let mut scaling = was("scaling").unwrap_or_else(|| json!({}));
-    if let Some(least) = spec.min_instances {
-        let unsaid = least == 0 && scaling["minInstanceCount"].is_null();
-        if !unsaid {
-            scaling["minInstanceCount"] = json!(least);
-        }
+    let least = there["scaling"]["minInstanceCount"].as_u64().unwrap_or(0);
+    if let Some(wanted) = spec.min_instances.filter(|wanted| u64::from(*wanted) != least) {
+        // What others say of its scaling goes with it: it is written as one.
+        let mut scaling = there["scaling"].as_object().cloned().unwrap_or_default();
+        scaling.insert("minInstanceCount".into(), json!(wanted));
+        all.insert("scaling".into(), json!(scaling));
     }
-    if scaling.as_object().is_some_and(|scaling| !scaling.is_empty()) {
-        all.insert("scaling".into(), scaling);
+    let ingress = there["ingress"].as_str().unwrap_or(Ingress::All.wire());
+    if let Some(wanted) = spec.ingress.filter(|wanted| wanted.wire() != ingress) {
+        all.insert("ingress".into(), json!(wanted.wire()));
     }
-    let ingress = spec.ingress.map(|ingress| json!(ingress.wire())).or_else(|| was("ingress"));
-    all.extend(ingress.map(|ingress| ("ingress".to_owned(), ingress)));
+    // Without that check the policy says nothing.
+    if spec.public == Some(false) && access::asks_nobody(there) {
+        all.insert("invokerIamDisabled".into(), json!(false));
+    }
     all
 }
 
@@ -407,11 +312,9 @@ async fn create(
     mut template: Value,
 ) -> Result<Value, CloudRunError> {
     template["revision"] = json!(name);
-    let mut body = settings(spec, None);
-    let target =
-        Target { revision: name.into(), percent: 100, tag: Some(traffic::CANDIDATE.into()) };
+    let mut body = settings(spec, &Value::Null);
     body.insert("template".into(), template);
-    body.insert("traffic".into(), traffic::wire(&[target]));
+    body.insert("traffic".into(), Traffic::default().first(name).wire());
     // Until its release has begun, the first revision has no traffic in a release's words.
     body.insert("annotations".into(), json!({ FIRST: name }));
     body.insert("client".into(), json!("slsml"));
@@ -433,34 +336,58 @@ async fn update(
     name: &str,
     template: Option<Value>,
 ) -> Result<Value, CloudRunError> {
-    let mut body = settings(spec, Some(service));
-    let mut mask: Vec<String> = body.keys().cloned().collect();
-    let targets = traffic::targets(service);
-    let is_first = service["annotations"][FIRST].as_str().is_some();
-    let targets = match is_first {
-        // Its first revision never got ready or was never released: this one takes its place.
-        true => vec![Target {
-            revision: name.into(),
-            percent: 100,
-            tag: Some(traffic::CANDIDATE.into()),
-        }],
-        false => traffic::with_candidate(&targets, name),
-    };
-    body.insert("traffic".into(), traffic::wire(&targets));
-    mask.push("traffic".into());
+    let mut body = settings(spec, service);
+    let (traffic, first) = with_revision(spec, service, name)?;
+    body.insert("traffic".into(), traffic.wire());
     if let Some(mut template) = template {
         template["revision"] = json!(name);
         body.insert("template".into(), template);
-        mask.push("template".into());
     }
-    if is_first {
-        let mut annotations = service["annotations"].clone();
-        annotations[FIRST] = json!(name);
-        body.insert("annotations".into(), annotations);
-        mask.push("annotations".into());
-    }
+    body.insert("annotations".into(), annotations(service, first.as_deref()));
+    let mask: Vec<String> = body.keys().cloned().collect();
     body.insert("etag".into(), service["etag"].clone());
     patch(google, &spec.name, mask, Value::Object(body)).await
+}
+
+/// The traffic with a revision that can be reached, and which is the first one that is still to be
+/// released, if it is.
+fn with_revision(
+    spec: &ServiceSpec,
+    service: &Value,
+    name: &str,
+) -> Result<(Traffic, Option<String>), CloudRunError> {
+    let traffic = Traffic::of(service);
+    if traffic.shares.is_empty() || traffic::latest(service).is_none() {
+        // Nothing ever got ready: this one takes its place.
+        return Ok((traffic.first(name), Some(name.into())));
+    }
+    if traffic.shares.len() > 1 {
+        // The tag of whom is being released would go to another.
+        return Err(traffic.divided(&spec.name));
+    }
+    let first = service["annotations"][FIRST].as_str();
+    let first = first.filter(|first| traffic.shares[0].0 == **first).map(str::to_owned);
+    Ok((traffic.with_candidate(name), first))
+}
+
+/// A service's annotations with what slsml writes there: a mark that no other write has, so that a
+/// write always changes something, and the first revision, if it is still to be released.
+pub(crate) fn annotations(service: &Value, first: Option<&str>) -> Value {
+    let mut all = service["annotations"].as_object().cloned().unwrap_or_default();
+    all.remove(FIRST);
+    all.extend(first.map(|first| (FIRST.to_owned(), json!(first))));
+    all.insert(WRITE.into(), json!(unique()));
+    Value::Object(all)
+}
+
+/// Sixteen digits that no other write has.
+fn unique() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    // Seeded by the system for each process, and stepped with each call.
+    let mut hasher = RandomState::new().build_hasher();
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    hasher.write_u128(time.unwrap_or_default().as_nanos());
+    format!("{:016x}", hasher.finish())
 }
 
 pub(crate) async fn patch(
@@ -495,133 +422,127 @@ fn ready_condition(revision: &Value) -> &Value {
     conditions.find(|condition| condition["type"] == "Ready").unwrap_or(&Value::Null)
 }
 
+/// Whether a revision is ready; an error in its own words if it will not be.
+async fn look(google: &Google, service: &str, name: &str) -> Result<bool, CloudRunError> {
+    let Some(revision) = revision(google, service, name).await? else { return Ok(false) };
+    match readiness(&revision) {
+        Readiness::Ready => Ok(true),
+        Readiness::Pending => Ok(false),
+        Readiness::Failed => {
+            let why = ready_condition(&revision)["message"].as_str().unwrap_or("no reason given");
+            Err(CloudRunError::NotReady { revision: name.into(), why: why.into() })
+        }
+    }
+}
+
 async fn wait_ready(google: &Google, service: &str, name: &str) -> Result<(), CloudRunError> {
-    const LOOKS: u32 = 400;
-    for look in 0..LOOKS {
-        if let Some(revision) = revision(google, service, name).await? {
-            match readiness(&revision) {
-                Readiness::Ready => return Ok(()),
-                Readiness::Failed => {
-                    let why =
-                        ready_condition(&revision)["message"].as_str().unwrap_or("no reason given");
-                    return Err(CloudRunError::NotReady { revision: name.into(), why: why.into() });
-                }
-                Readiness::Pending => {}
-            }
+    const LOOKS: u64 = 400;
+    const QUICK: u64 = 20;
+    for at in 0..LOOKS {
+        if look(google, service, name).await? {
+            return Ok(());
         }
-        tokio::time::sleep(std::time::Duration::from_millis(if look < 20 { 100 } else { 1000 }))
-            .await;
+        let pause = if at < QUICK { 100 } else { 1000 };
+        tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
     }
-    Err(CloudRunError::TooLong { what: format!("starting {name}"), seconds: 382 })
+    let seconds = QUICK / 10 + (LOOKS - QUICK);
+    Err(CloudRunError::TooLong { what: format!("starting {name}"), seconds })
 }
 
-async fn policy(google: &Google, service: &str) -> Result<Value, CloudRunError> {
-    let url = format!("{}:getIamPolicy", google.run_url(&google.service_name(service)));
-    let version = [("options.requestedPolicyVersion", "3".to_owned())];
-    google.call("GetIamPolicy", Method::GET, &url, &version, None).await
-}
-
-const INVOKER: &str = "roles/run.invoker";
-const EVERYBODY: &str = "allUsers";
-
-fn is_public(policy: &Value) -> bool {
-    let mut bindings = policy["bindings"].as_array().into_iter().flatten();
-    bindings.any(|binding| {
-        binding["role"] == INVOKER
-            && binding["condition"].is_null()
-            && binding["members"]
-                .as_array()
-                .is_some_and(|all| all.iter().any(|one| one == EVERYBODY))
+/// That a write said to be done gave the revision its address.
+async fn check_reached(google: &Google, service: &str, name: &str) -> Result<(), CloudRunError> {
+    let found = get(google, service).await?.unwrap_or_default();
+    if traffic::is_served(&found, name) {
+        return Ok(());
+    }
+    let why = found["terminalCondition"]["message"].as_str();
+    Err(CloudRunError::Failed {
+        what: format!("giving {name} an address of its own"),
+        reason: why.unwrap_or("Cloud Run says that it is done, and shows none").into(),
     })
-}
-
-/// Lets everybody send requests, or nobody in particular: the whole policy is read, changed and written
-/// with its etag.
-async fn set_access(google: &Google, service: &str, public: bool) -> Result<(), CloudRunError> {
-    let url = format!("{}:setIamPolicy", google.run_url(&google.service_name(service)));
-    for tried in 1.. {
-        let mut policy = policy(google, service).await?;
-        let mut bindings = policy["bindings"].as_array().cloned().unwrap_or_default();
-        for binding in &mut bindings {
-            if binding["role"] == INVOKER && binding["condition"].is_null() {
-                let members = binding["members"].as_array().cloned().unwrap_or_default();
-                let others = members.into_iter().filter(|member| member != EVERYBODY);
-                binding["members"] = others.collect();
-            }
-        }
-        if public {
-            bindings.push(json!({ "role": INVOKER, "members": [EVERYBODY] }));
-        }
-        bindings.retain(|binding| binding["members"].as_array().is_some_and(|all| !all.is_empty()));
-        policy["bindings"] = json!(bindings);
-        let body = json!({ "policy": policy });
-        match google.call("SetIamPolicy", Method::POST, &url, &[], Some(&body)).await {
-            Err(error) if error.is_conflict() && tried < TRIES => {}
-            other => return other.map(drop),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
-    fn spec() -> ServiceSpec {
-        let image = format!("r.example/p/digits@sha256:{}", "ab".repeat(32));
-        let name = "digits".to_owned();
-        ServiceSpec { model: name.clone(), name, image, ..ServiceSpec::default() }
+    fn service(traffic: Value, statuses: Value, first: &str) -> Value {
+        json!({
+            "traffic": traffic,
+            "trafficStatuses": statuses,
+            "annotations": { FIRST: first },
+            "latestReadyRevision": "projects/p/locations/l/services/s/revisions/s-1",
+        })
+    }
+
+    fn with(service: &Value) -> Result<(Value, Option<String>), CloudRunError> {
+        let spec = ServiceSpec { name: "s".into(), ..ServiceSpec::default() };
+        with_revision(&spec, service, "s-2").map(|(traffic, first)| (traffic.wire(), first))
+    }
+
+    fn target(revision: &str, percent: u32) -> Value {
+        json!({ "type": "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION", "revision": revision, "percent": percent })
+    }
+
+    fn tagged(revision: &str, percent: u32, tag: &str) -> Value {
+        let mut target = target(revision, percent);
+        target["tag"] = json!(tag);
+        target
     }
 
     #[test]
-    fn a_revision_is_named_by_what_it_consists_of() {
-        let (one, all) = (spec(), template(&spec(), None));
-        let name = |spec: &ServiceSpec, there| {
-            revision_name("digits", &spec.image, &template(spec, there), 0)
-        };
-        assert!(name(&one, None).starts_with("digits-abababab-"));
-        // Deployed again, over what it was deployed as.
-        let mut deployed = all.clone();
-        deployed["revision"] = json!(name(&one, None));
-        assert_eq!(name(&one, Some(&deployed)), name(&one, None));
-        let larger = ServiceSpec { memory: Some("1Gi".into()), ..spec() };
-        assert_ne!(name(&larger, Some(&deployed)), name(&one, None));
-        assert_ne!(revision_name("digits", &one.image, &all, 1), name(&one, None));
-        let longest = "s".repeat(49);
-        assert!(revision_name(&longest, &one.image, &all, 0).len() <= 63);
+    fn a_revision_that_was_not_asked_gets_no_traffic_from_one_that_has_it() {
+        let all = json!([target("s-1", 100), tagged("s-1", 0, "theirs")]);
+        let (traffic, first) = with(&service(all.clone(), all.clone(), "s-1")).unwrap();
+        let expected =
+            [target("s-1", 100), tagged("s-2", 0, "candidate"), tagged("s-1", 0, "theirs")];
+        assert_eq!((traffic, first), (json!(expected), Some("s-1".into())));
+        // Somebody moved it away from the first: it is a service like others now.
+        let (traffic, first) = with(&service(all.clone(), all, "s-0")).unwrap();
+        assert_eq!((traffic[0].clone(), first), (target("s-1", 100), None));
     }
 
     #[test]
-    fn settings_of_others_are_kept() {
+    fn a_first_revision_that_never_got_ready_is_replaced() {
+        let asked = json!([tagged("s-1", 100, "candidate"), tagged("s-1", 0, "theirs")]);
+        let mut failed = service(asked, json!([]), "s-1");
+        failed.as_object_mut().unwrap().remove("latestReadyRevision");
+        let (traffic, first) = with(&failed).unwrap();
+        let expected = [tagged("s-2", 100, "candidate"), tagged("s-1", 0, "theirs")];
+        assert_eq!((traffic, first), (json!(expected), Some("s-2".into())));
+    }
+
+    #[test]
+    fn a_running_release_keeps_its_candidate() {
+        let divided = json!([target("s-0", 90), tagged("s-1", 10, "candidate")]);
+        let found = with(&service(divided.clone(), divided, ""));
+        assert!(matches!(found, Err(CloudRunError::Divided { .. })), "{found:?}");
+    }
+
+    #[test]
+    fn only_settings_that_are_said_and_differ_are_written() {
         let there = json!({
-            "revision": "digits-x",
-            "sessionAffinity": true,
-            "scaling": { "minInstanceCount": 1 },
-            "vpcAccess": { "egress": "ALL_TRAFFIC" },
-            "containers": [{
-                "image": "old",
-                "env": [{ "name": "A", "value": "1" }, { "name": "B", "value": "2" }],
-                "resources": { "limits": { "cpu": "2", "memory": "1Gi" } },
-            }],
+            "ingress": "INGRESS_TRAFFIC_INTERNAL_ONLY",
+            "scaling": { "minInstanceCount": 2, "maxInstanceCount": 9 },
+            "invokerIamDisabled": true,
         });
-        let mut spec = spec();
-        spec.environment.insert("B".into(), "3".into());
-        spec.max_instances = Some(7);
-        let all = template(&spec, Some(&there));
-        assert_eq!(all["sessionAffinity"], true);
-        assert_eq!(all["vpcAccess"]["egress"], "ALL_TRAFFIC");
-        assert_eq!(all["scaling"], json!({ "minInstanceCount": 1, "maxInstanceCount": 7 }));
-        let container = &all["containers"][0];
-        assert_eq!(container["resources"]["limits"]["memory"], "1Gi");
-        assert_eq!(container["image"], json!(spec.image));
-        let env = json!([{ "name": "A", "value": "1" }, { "name": "B", "value": "3" }]);
-        assert_eq!(container["env"], env);
-        assert!(all.get("revision").is_none());
-        let mut beside = there.clone();
-        let sidecar = json!({ "name": "proxy", "image": "proxy" });
-        beside["containers"] = json!([sidecar, { "image": "old", "ports": [{}] }]);
-        let all = template(&spec, Some(&beside));
-        assert_eq!(all["containers"][0], sidecar);
-        assert_eq!(all["containers"][1]["image"], json!(spec.image));
+        let spec = ServiceSpec::default();
+        assert_eq!(json!(settings(&spec, &there)), json!({}));
+        let same = ServiceSpec {
+            min_instances: Some(2),
+            ingress: Some(Ingress::Internal),
+            ..spec.clone()
+        };
+        assert_eq!(json!(settings(&same, &there)), json!({}));
+        let other = ServiceSpec { min_instances: Some(0), public: Some(false), ..spec.clone() };
+        let expected = json!({
+            "scaling": { "minInstanceCount": 0, "maxInstanceCount": 9 },
+            "invokerIamDisabled": false,
+        });
+        assert_eq!(json!(settings(&other, &there)), expected);
+        let fresh = ServiceSpec { min_instances: Some(0), ingress: Some(Ingress::All), ..spec };
+        assert_eq!(json!(settings(&fresh, &Value::Null)), json!({}));
     }
 }

@@ -56,17 +56,13 @@ pub async fn status(google: &Google, name: &str) -> Result<ServiceStatus, CloudR
     let found = found.ok_or_else(|| CloudRunError::NoService { service: name.into() })?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let statuses = found["trafficStatuses"].as_array().cloned().unwrap_or_default();
-    let traffic = traffic::targets(&found).into_iter().map(|target| {
-        let tagged = statuses
-            .iter()
-            .find(|one| target.tag.is_some() && one["tag"].as_str() == target.tag.as_deref());
-        let address = tagged.and_then(|one| one["uri"].as_str().map(str::to_owned));
-        TargetStatus {
-            revision: target.revision,
-            percent: target.percent,
-            tag: target.tag,
-            address,
-        }
+    let latest = traffic::latest(&found).unwrap_or_default();
+    let some = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let traffic = statuses.iter().map(|one| TargetStatus {
+        revision: some(&one["revision"]).unwrap_or_else(|| latest.clone()),
+        percent: one["percent"].as_u64().unwrap_or(0) as u32,
+        tag: some(&one["tag"]),
+        address: some(&one["uri"]),
     });
     let condition = &found["terminalCondition"];
     let state = match (found["reconciling"] == true, condition["state"].as_str()) {

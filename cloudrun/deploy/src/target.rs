@@ -12,8 +12,13 @@ use slsml_release::journal::Probed;
 use slsml_release::ports::{Observed, PortError, Target, Token};
 use slsml_release::{Revision, Split};
 
-use crate::service::{self, FIRST, MODEL, WRITE};
-use crate::{CloudRunError, Google, traffic};
+use crate::service::{self, FIRST, MODEL};
+use crate::traffic::{self, Traffic};
+use crate::{CloudRunError, Google};
+
+/// How often a service is looked at whose traffic is being moved, and how often at most.
+const REST_PAUSE: Duration = Duration::from_millis(500);
+const REST_LOOKS: u32 = 120;
 
 /// How often a request of our own is tried when there is no room for it, and after how long.
 const PROBE_TRIES: u32 = 5;
@@ -67,14 +72,12 @@ impl ServiceTarget {
     }
 
     fn observed(&self, service: &Value) -> Result<Observed, CloudRunError> {
-        let targets = traffic::targets(service);
-        let split = traffic::split(&self.service, &targets)?;
+        let mut split = Traffic::of(service).split(&self.service)?;
         // A first revision serves nobody in a release's words until it is released.
         let first = service["annotations"][FIRST].as_str();
-        if let (Some(first), Some(Split { stable, candidate: None })) = (first, &split)
-            && stable.0 == first
-        {
-            return Ok(Observed { split: None, token: None });
+        let unreleased = first.map(|first| Split::all_to(Revision(first.into())));
+        if unreleased.is_some() && split == unreleased {
+            split = None;
         }
         let missing = CloudRunError::Incomplete { call: "GetService", field: "etag" };
         let token = service["etag"].as_str().ok_or(missing)?;
@@ -85,8 +88,24 @@ impl ServiceTarget {
         service::get(&self.google, &self.service).await
     }
 
+    /// The service when its traffic is where it was asked to be, or will not get there any more.
+    async fn at_rest(&self) -> Result<Option<Value>, CloudRunError> {
+        for _ in 0..REST_LOOKS {
+            let service = self.get().await?;
+            if !service.as_ref().is_some_and(traffic::is_moving) {
+                return Ok(service);
+            }
+            tokio::time::sleep(REST_PAUSE).await;
+        }
+        let seconds = u64::from(REST_LOOKS) * REST_PAUSE.as_millis() as u64 / 1000;
+        Err(CloudRunError::TooLong {
+            what: format!("moving the traffic of {}", self.service),
+            seconds,
+        })
+    }
+
     async fn write(&self, split: &Split, seen: Option<&Token>) -> Result<Observed, CloudRunError> {
-        let service = self.get().await?.ok_or_else(|| match seen {
+        let service = self.at_rest().await?.ok_or_else(|| match seen {
             Some(_) => self.moved(),
             None => CloudRunError::NoService { service: self.service.clone() },
         })?;
@@ -94,13 +113,10 @@ impl ServiceTarget {
         if now.token.as_ref() != seen {
             return Err(self.moved());
         }
-        let targets = traffic::routed(&traffic::targets(&service), split);
-        let mut annotations = service["annotations"].as_object().cloned().unwrap_or_default();
-        annotations.remove(FIRST);
-        annotations.insert(WRITE.into(), json!(unique()));
+        let traffic = Traffic::of(&service).routed(split);
         let body = json!({
-            "traffic": traffic::wire(&targets),
-            "annotations": annotations,
+            "traffic": traffic.wire(),
+            "annotations": service::annotations(&service, None),
             "etag": service["etag"],
         });
         let mask = vec!["traffic".into(), "annotations".into()];
@@ -110,8 +126,10 @@ impl ServiceTarget {
             false => error,
         })?;
         self.google.finish("UpdateService", operation).await?;
-        let service = self.get().await?.ok_or_else(|| self.moved())?;
-        self.observed(&service)
+        // Somebody else may have moved it since: that is not ours to write down.
+        let service = self.at_rest().await?.ok_or_else(|| self.moved())?;
+        let found = self.observed(&service)?;
+        if found.split.as_ref() == Some(split) { Ok(found) } else { Err(self.moved()) }
     }
 
     /// One request of our own; the error it was answered with, if it failed.
@@ -137,11 +155,14 @@ impl ServiceTarget {
                             status,
                         });
                     }
-                    // That there is no room says nothing about the revision.
-                    429 => CloudRunError::Failed {
-                        what: format!("asking {revision}"),
-                        reason: "no room (status 429)".into(),
-                    },
+                    // That there is no room, or that an address is so new that Google does not
+                    // know it everywhere, says nothing about the revision: its own 404 is JSON.
+                    status @ (404 | 429) if status == 429 || !is_json(&answer) => {
+                        CloudRunError::Failed {
+                            what: format!("asking {revision}"),
+                            reason: format!("Google itself answers with status {status}"),
+                        }
+                    }
                     status => {
                         let text = answer.text().await.unwrap_or_default();
                         let text: String = text.chars().take(500).collect();
@@ -162,19 +183,14 @@ impl ServiceTarget {
     }
 }
 
-/// Sixteen digits that no other write has.
-fn unique() -> String {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    // Seeded by the system for each process, and stepped with each call.
-    let mut hasher = RandomState::new().build_hasher();
-    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    hasher.write_u128(time.unwrap_or_default().as_nanos());
-    format!("{:016x}", hasher.finish())
+fn is_json(answer: &reqwest::Response) -> bool {
+    let kind = answer.headers().get("content-type").and_then(|kind| kind.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/json"))
 }
 
 impl Target for ServiceTarget {
     async fn observe(&self) -> Result<Observed, PortError> {
-        Ok(match self.get().await? {
+        Ok(match self.at_rest().await? {
             Some(service) => self.observed(&service)?,
             None => Observed { split: None, token: None },
         })

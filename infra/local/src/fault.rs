@@ -67,7 +67,13 @@ pub enum ApiFaultKind {
     HangBefore,
     /// It was done and its answer hangs.
     HangAfter,
+    /// Cloud Run takes it and begins an operation, which ends with an error; nothing moves.
+    FailOperation,
 }
+
+/// What a request carries whose operation is to fail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FailsLater;
 
 /// What goes wrong with requests to a version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use crate::cloudrun::{self, CloudRun};
 use crate::data::{Fleet, url};
 use crate::error::{AwsError, AwsResult};
-use crate::fault::{ApiFaultKind, Injector};
+use crate::fault::{ApiFaultKind, FailsLater, Injector};
 use crate::home::{Home, HomeError, Running};
 use crate::images::{self, Images};
 use crate::lambda::registry::Registry;
@@ -191,7 +191,10 @@ async fn accept(listener: TcpListener, cloud: Arc<Cloud>) {
     }
 }
 
-async fn answer(cloud: Arc<Cloud>, request: Request<Incoming>) -> Result<Response<Body>, Dropped> {
+async fn answer(
+    cloud: Arc<Cloud>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Dropped> {
     if let Err(why) = from_this_machine(&request) {
         return Ok(plain(403, why));
     }
@@ -211,6 +214,10 @@ async fn answer(cloud: Arc<Cloud>, request: Request<Incoming>) -> Result<Respons
         }
         Some(ApiFaultKind::Error) => Ok(refused(500, "ServiceException", "a fault on purpose")),
         Some(ApiFaultKind::Deny) => Ok(denied(service.as_deref(), request.headers(), &path)),
+        Some(ApiFaultKind::FailOperation) => {
+            request.extensions_mut().insert(FailsLater);
+            Ok(serve_call(cloud, request, service, path).await)
+        }
         Some(ApiFaultKind::DropBefore) => Err(Dropped),
         Some(ApiFaultKind::DropAfter) => {
             serve_call(cloud, request, service, path).await;

@@ -11,8 +11,9 @@ use http::{Method, Response};
 use serde_json::{Map, Value, json};
 
 use super::error::{GoogleError, GoogleResult, answer as answered};
-use super::state::{Operation, Readiness, Revision, Service, no_resource};
+use super::state::{Operation, Readiness, Revision, Service, State, no_resource};
 use super::{CloudRun, fields, monitoring, reconcile, validate, wire};
+use crate::fault::FailsLater;
 use crate::ids;
 
 /// How many revisions a service may have.
@@ -153,60 +154,44 @@ fn create(run: &Arc<CloudRun>, call: &Call<'_>, parent: &str) -> GoogleResult<Va
     let id = call.query.get("serviceId").map(String::as_str).unwrap_or_default();
     validate::service_id(id)?;
     let name = format!("{parent}/{id}");
-    let now = ids::now_millis();
-    let service = Service {
-        name: name.clone(),
-        uid: ids::uuid(),
-        etag: String::new(),
-        generation: 0,
-        observed: 0,
-        created: now,
-        updated: now,
-        spec: Map::new(),
-        revisions: Default::default(),
-        serving: Vec::new(),
-        latest_created: None,
-        latest_ready: None,
-        reconciling: None,
-        failure: None,
-        policy: Map::new(),
-        ports: Default::default(),
-    };
-    if run.store.service(&name).is_ok() {
-        return Err(GoogleError::exists(format!("Resource '{id}' already exists.")));
-    }
-    write(run, call, service, wanted(&call.json()?)?)
+    let spec = wanted(&call.json()?)?;
+    write(run, call, &name, |there| match there {
+        Some(_) => Err(GoogleError::exists(format!("Resource '{id}' already exists."))),
+        None => Ok((Service::new(&name), spec)),
+    })
 }
 
 fn patch(run: &Arc<CloudRun>, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
     let body = call.json()?;
     let given = wanted(&body)?;
-    let service = match run.store.service(name) {
-        Err(_) if call.is("allowMissing") => {
-            return Err(GoogleError::not_offered("slsml local does not offer allowMissing"));
-        }
-        found => found?,
-    };
-    if let Some(etag) =
-        body["etag"].as_str().filter(|etag| !etag.is_empty() && *etag != service.etag)
-    {
-        let (id, current) = (service.id(), &service.etag);
-        return Err(GoogleError::aborted(format!(
-            "Conflict for resource '{id}': version '{etag}' was specified but current version is \
-             '{current}'."
-        )));
-    }
-    let spec = match call.query.get("updateMask").filter(|mask| !mask.is_empty()) {
-        None => given,
-        Some(mask) => {
-            let mut spec = service.spec.clone();
-            for path in mask.split(',') {
-                masked(&mut spec, &body, path)?;
+    write(run, call, name, |there| {
+        let service = match there {
+            None if call.is("allowMissing") => {
+                return Err(GoogleError::not_offered("slsml local does not offer allowMissing"));
             }
-            spec
+            None => return Err(no_resource(name)),
+            Some(service) => service.clone(),
+        };
+        let etag = body["etag"].as_str().filter(|etag| !etag.is_empty());
+        if let Some(etag) = etag.filter(|etag| *etag != service.etag) {
+            let (id, current) = (service.id(), &service.etag);
+            return Err(GoogleError::aborted(format!(
+                "Conflict for resource '{id}': version '{etag}' was specified but current version is \
+                 '{current}'."
+            )));
         }
-    };
-    write(run, call, service, spec)
+        let spec = match call.query.get("updateMask").filter(|mask| !mask.is_empty()) {
+            None => given,
+            Some(mask) => {
+                let mut spec = service.spec.clone();
+                for path in mask.split(',') {
+                    masked(&mut spec, &body, path)?;
+                }
+                spec
+            }
+        };
+        Ok((service, spec))
+    })
 }
 
 /// Takes over one path of an update mask.
@@ -247,64 +232,67 @@ fn camel(name: &str) -> String {
     all
 }
 
-/// Sets what a service should be, and begins to bring it there.
+/// Sets what a service should be, and begins to bring it there. `next` says what that is, of what is
+/// there at that moment.
 fn write(
     run: &Arc<CloudRun>,
     call: &Call<'_>,
-    mut service: Service,
-    spec: Map<String, Value>,
+    name: &str,
+    next: impl FnOnce(Option<&Service>) -> GoogleResult<(Service, Map<String, Value>)>,
 ) -> GoogleResult<Value> {
+    let id = operation_id(name);
+    let only_validate = call.is("validateOnly");
+    let edit = |state: &mut State| {
+        let (mut service, spec) = next(state.services.get(name))?;
+        set(&mut service, spec, call.is("forceNewRevision"))?;
+        let operation = Operation {
+            service: name.into(),
+            created: service.updated,
+            done: only_validate,
+            error: None,
+            response: None,
+            fails: call.parts.extensions.get::<FailsLater>().is_some(),
+        };
+        if only_validate {
+            return Ok(wire::operation(&id, &operation, Some(&service)));
+        }
+        service.reconciling = Some(id.clone());
+        if !service.ports.contains_key("") {
+            let port = run.listen(name, "", 0).map_err(GoogleError::internal)?;
+            service.ports.insert(String::new(), port);
+        }
+        let answer = wire::operation(&id, &operation, Some(&service));
+        state.services.insert(name.into(), service);
+        state.operations.insert(id.clone(), operation);
+        forget_old(&mut state.operations);
+        Ok(answer)
+    };
+    if only_validate {
+        let mut copy = run.store.read().clone();
+        return edit(&mut copy);
+    }
+    let answer = run.store.change(edit)?;
+    reconcile::spawn(run, name, id);
+    Ok(answer)
+}
+
+/// Makes a service what it is wanted to be, as far as that is words.
+fn set(service: &mut Service, spec: Map<String, Value>, forced: bool) -> GoogleResult<()> {
     validate::spec(service.id(), &spec)?;
-    let before = service.etag.clone();
     let was = std::mem::replace(&mut service.spec, spec);
     if let Some(template) = service.spec.get_mut("template") {
         fill_in(template);
     }
-    let forced = call.is("forceNewRevision");
-    let template_changed = forced || was.get("template") != service.spec.get("template");
-    let changed = forced || was != service.spec;
-    if template_changed {
-        add_revision(&mut service)?;
+    if forced || was.get("template") != service.spec.get("template") {
+        add_revision(service)?;
     }
-    validate::targets(&service)?;
-    let now = ids::now_millis();
-    let operation = Operation {
-        service: service.name.clone(),
-        created: now,
-        done: false,
-        error: None,
-        response: None,
-    };
-    let id = operation_id(&service.name);
-    if changed {
+    validate::targets(service)?;
+    service.updated = ids::now_millis();
+    if forced || was != service.spec {
         service.generation += 1;
         service.etag = etag();
-        service.updated = now;
     }
-    service.reconciling = Some(id.clone());
-    if call.is("validateOnly") {
-        let done = Operation { done: true, ..operation };
-        service.reconciling = None;
-        return Ok(wire::operation(&id, &done, Some(&service)));
-    }
-    if !service.ports.contains_key("") {
-        let port = run.listen(&service.name, "", 0).map_err(GoogleError::internal)?;
-        service.ports.insert(String::new(), port);
-    }
-    let name = service.name.clone();
-    let answer = run.store.change(|state| {
-        let current = state.services.get(&name).map(|service| service.etag.as_str());
-        if current.unwrap_or_default() != before {
-            return Err(GoogleError::aborted(format!("Conflict for resource '{name}'")));
-        }
-        let answer = wire::operation(&id, &operation, Some(&service));
-        state.services.insert(name.clone(), service);
-        state.operations.insert(id.clone(), operation);
-        forget_old(&mut state.operations);
-        Ok(answer)
-    })?;
-    reconcile::spawn(run, &name, id);
-    Ok(answer)
+    Ok(())
 }
 
 /// What Google makes of what is not said.
@@ -349,6 +337,7 @@ fn ended(service: &str, response: Value) -> Operation {
         done: true,
         error: None,
         response: Some(response),
+        fails: false,
     }
 }
 
@@ -430,32 +419,34 @@ fn revisions(run: &CloudRun, name: &str) -> GoogleResult<Value> {
 }
 
 fn delete_revision(run: &CloudRun, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
-    let (service, revision) = revision(run, name)?;
-    let used =
-        service.wanted().iter().chain(&service.serving).any(|one| one.revision == revision.name);
-    if used || service.latest_created.as_ref() == Some(&revision.name) {
-        return Err(GoogleError::failed_precondition(format!(
-            "Revision '{}' cannot be deleted: it is the latest created, gets traffic or has a tag",
-            revision.name
-        )));
-    }
-    let operation = ended("", wire::revision(&service, &revision));
-    let id = operation_id(&service.name);
-    let mut answer = wire::operation(&id, &operation, None);
-    for field in ["response", "metadata"] {
-        answer[field]["@type"] = json!("type.googleapis.com/google.cloud.run.v2.Revision");
-    }
-    if call.is("validateOnly") {
-        return Ok(answer);
-    }
-    run.store.change(|state| {
-        if let Some(service) = state.services.get_mut(&service.name) {
-            service.revisions.remove(&revision.name);
+    let (of, short) = name.split_once("/revisions/").ok_or_else(|| no_resource(name))?;
+    let edit = |state: &mut State| {
+        let service = state.services.get_mut(of).ok_or_else(|| no_resource(of))?;
+        let revision = service.revisions.get(short).ok_or_else(|| no_resource(name))?;
+        let mut targets = service.wanted();
+        targets.extend_from_slice(&service.serving);
+        let used = targets.iter().any(|one| one.revision == short);
+        if used || service.latest_created.as_deref() == Some(short) {
+            return Err(GoogleError::failed_precondition(format!(
+                "Revision '{short}' cannot be deleted: it is the latest created, gets traffic or has \
+                 a tag"
+            )));
         }
+        let operation = ended("", wire::revision(service, revision));
+        let id = operation_id(of);
+        let mut answer = wire::operation(&id, &operation, None);
+        for field in ["response", "metadata"] {
+            answer[field]["@type"] = json!("type.googleapis.com/google.cloud.run.v2.Revision");
+        }
+        service.revisions.remove(short);
         state.operations.insert(id, operation);
-        Ok(())
-    })?;
-    Ok(answer)
+        Ok(answer)
+    };
+    if call.is("validateOnly") {
+        let mut copy = run.store.read().clone();
+        return edit(&mut copy);
+    }
+    run.store.change(edit)
 }
 
 fn operation(run: &CloudRun, name: &str) -> GoogleResult<Value> {

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::CloudRun;
 use super::instance::Body;
+use super::monitoring;
 use super::pool::{NoRoom, Permit};
 use super::state::{Service, Serving};
 use crate::fault;
@@ -144,14 +145,12 @@ impl CloudRun {
                 return plain(StatusCode::SERVICE_UNAVAILABLE, &failure.message);
             }
         };
-        let counted = Counted {
-            run: self.clone(),
+        let of = monitoring::Counted {
+            location: service.location().to_owned(),
             service: service.id().to_owned(),
             revision: revision.name.clone(),
-            class: "5xx",
-            began,
-            permit,
         };
+        let counted = Counted { run: self.clone(), of, class: "5xx", began, permit };
         tokio::time::sleep(fate.delay).await;
         if fate.fails {
             return counted.answer(plain(StatusCode::INTERNAL_SERVER_ERROR, "a fault on purpose"));
@@ -244,8 +243,7 @@ async fn forward(
 /// A request that is counted when its answer is over.
 struct Counted {
     run: Arc<CloudRun>,
-    service: String,
-    revision: String,
+    of: monitoring::Counted,
     class: &'static str,
     began: Instant,
     permit: Permit,
@@ -267,13 +265,7 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         let took = self.began.elapsed().as_secs_f64() * 1e3;
-        super::monitoring::record(
-            &self.run.metrics,
-            &self.service,
-            &self.revision,
-            self.class,
-            took,
-        );
+        monitoring::record(&self.run.metrics, &self.of, self.class, took);
     }
 }
 

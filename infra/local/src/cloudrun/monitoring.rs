@@ -18,10 +18,22 @@ const NAMESPACE: &str = "run.googleapis.com";
 const GROWTH: f64 = 1.4;
 const FINITE: i32 = 66;
 
+/// Whose requests are counted.
+#[derive(Clone, Debug)]
+pub(super) struct Counted {
+    pub(super) location: String,
+    pub(super) service: String,
+    pub(super) revision: String,
+}
+
 /// Counts a request.
-pub(super) fn record(metrics: &Metrics, service: &str, revision: &str, class: &str, took: f64) {
-    let dimensions =
-        [("service_name", service), ("revision_name", revision), ("response_code_class", class)];
+pub(super) fn record(metrics: &Metrics, of: &Counted, class: &str, took: f64) {
+    let dimensions = [
+        ("location", &*of.location),
+        ("service_name", &*of.service),
+        ("revision_name", &*of.revision),
+        ("response_code_class", class),
+    ];
     // By its bucket, so that a second of many requests stays small.
     metrics.put(
         NAMESPACE,
@@ -38,6 +50,14 @@ fn bucket(millis: f64) -> i32 {
         false => ((millis.ln() / GROWTH.ln()) as i32 + 1).min(FINITE + 1),
     }
 }
+
+/// What series are told apart by, and how a filter names it.
+const LABELS: [(&str, &str); 4] = [
+    ("location", "resource.labels.location"),
+    ("service_name", "resource.labels.service_name"),
+    ("revision_name", "resource.labels.revision_name"),
+    ("response_code_class", "metric.labels.response_code_class"),
+];
 
 /// What a filter asks for: `name = "value"` joined by AND.
 fn filters(text: &str) -> GoogleResult<BTreeMap<String, String>> {
@@ -101,11 +121,18 @@ pub(super) fn answer(
         let value = key.dimensions.iter().find(|(label, _)| label == name).map(|(_, value)| value);
         filter.get(filter_name).is_none_or(|wanted| Some(wanted) == value)
     };
+    let known = |name: &&String| {
+        let own = ["metric.type", "resource.type", "resource.labels.project_id"];
+        own.contains(&name.as_str()) || LABELS.iter().any(|(_, path)| path == name)
+    };
+    if let Some(unknown) = filter.keys().find(|name| !known(name)) {
+        return Err(GoogleError::invalid(format!("The filter names an unknown label: {unknown}")));
+    }
+    if filter.get("resource.labels.project_id").is_some_and(|wanted| wanted != project) {
+        return Ok(json!({ "timeSeries": [] }));
+    }
     let keys = run.metrics.keys().into_iter().filter(|key| {
-        key.namespace == NAMESPACE
-            && wanted(key, "service_name", "resource.labels.service_name")
-            && wanted(key, "revision_name", "resource.labels.revision_name")
-            && wanted(key, "response_code_class", "metric.labels.response_code_class")
+        key.namespace == NAMESPACE && LABELS.iter().all(|(name, path)| wanted(key, name, path))
     });
     let mut series = Vec::new();
     for key in keys {
@@ -131,7 +158,7 @@ fn one(project: &str, kind: &str, key: &Key, is_distribution: bool, points: Vec<
                 "service_name": label("service_name"),
                 "revision_name": label("revision_name"),
                 "configuration_name": label("service_name"),
-                "location": "local",
+                "location": label("location"),
             },
         },
         "metricKind": "DELTA",

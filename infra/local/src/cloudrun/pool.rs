@@ -36,6 +36,8 @@ struct Inner {
     instances: Vec<Arc<Instance>>,
     starting: u32,
     waiting: u32,
+    /// Nobody asks any more: what is still starting ends when it is there.
+    closed: bool,
 }
 
 /// Room in an instance until it is dropped.
@@ -84,11 +86,11 @@ impl Pool {
     }
 
     /// Starts a first instance, as Google does before a revision is ready.
-    pub(crate) async fn first(&self) -> Result<(), Failure> {
-        let instance = self.start().await?;
-        self.inner().instances.push(Arc::new(instance));
-        self.changed.notify_waiters();
-        Ok(())
+    pub(crate) async fn first(self: &Arc<Pool>) -> Result<(), Failure> {
+        self.inner().starting += 1;
+        self.add().await.unwrap_or_else(|error| {
+            Err(Failure { reason: "INTERNAL".into(), message: error.to_string() })
+        })
     }
 
     async fn start(&self) -> Result<Instance, Failure> {
@@ -135,26 +137,35 @@ impl Pool {
                 inner.waiting += 1;
                 start
             };
-            let waited = async {
-                if start {
-                    let started = self.start().await;
-                    let mut inner = self.inner();
-                    inner.starting -= 1;
-                    match started {
-                        Ok(instance) => inner.instances.push(Arc::new(instance)),
-                        Err(failure) => return Err(NoRoom::Failed(failure)),
-                    }
-                    drop(inner);
-                    self.changed.notify_waiters();
-                    return Ok(());
+            // A client may go away at any time, and is not counted any more then.
+            let _waiting = Waiting(self);
+            if start {
+                match self.add().await {
+                    Ok(started) => started.map_err(NoRoom::Failed)?,
+                    Err(_) => return Err(NoRoom::Busy),
                 }
+            } else {
                 let left = until.saturating_duration_since(Instant::now());
-                tokio::time::timeout(left, changed).await.map_err(|_| NoRoom::Busy)
-            };
-            let waited = waited.await;
-            self.inner().waiting -= 1;
-            waited?;
+                tokio::time::timeout(left, changed).await.map_err(|_| NoRoom::Busy)?;
+            }
         }
+    }
+
+    /// Starts an instance that was counted as starting, whether or not somebody still waits for it.
+    fn add(self: &Arc<Pool>) -> tokio::task::JoinHandle<Result<(), Failure>> {
+        let pool = self.clone();
+        tokio::spawn(async move {
+            let started = pool.start().await;
+            let mut inner = pool.inner();
+            inner.starting -= 1;
+            let started = started.map(|instance| match inner.closed {
+                true => instance.kill(),
+                false => inner.instances.push(Arc::new(instance)),
+            });
+            drop(inner);
+            pool.changed.notify_waiters();
+            started
+        })
     }
 
     /// Ends instances that had nothing to do for so long, but for the least; starts what is missing
@@ -180,21 +191,24 @@ impl Pool {
         inner.starting += missing;
         drop(inner);
         for _ in 0..missing {
-            let pool = self.clone();
-            tokio::spawn(async move {
-                let started = pool.start().await;
-                let mut inner = pool.inner();
-                inner.starting -= 1;
-                // What does not start is tried again by the next sweep.
-                inner.instances.extend(started.map(Arc::new));
-                drop(inner);
-                pool.changed.notify_waiters();
-            });
+            // What does not start is tried again by the next sweep.
+            self.add();
         }
     }
 
     pub(crate) fn kill(&self) {
-        self.inner().instances.drain(..).for_each(|instance| instance.kill());
+        let mut inner = self.inner();
+        inner.closed = true;
+        inner.instances.drain(..).for_each(|instance| instance.kill());
+    }
+}
+
+/// A request that waits for room, until it is dropped.
+struct Waiting<'a>(&'a Pool);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.inner().waiting -= 1;
     }
 }
 

@@ -21,7 +21,12 @@ pub(super) fn spawn(run: &Arc<CloudRun>, service: &str, operation: String) {
 }
 
 async fn reconcile(run: &Arc<CloudRun>, name: &str, operation: &str) {
-    let Ok(service) = run.store.service(name) else { return };
+    let Ok(service) = run.store.service(name) else {
+        return end(run, operation, DELETED);
+    };
+    if run.store.read().operations.get(operation).is_some_and(|operation| operation.fails) {
+        return fail(run, name, operation);
+    }
     let mut outcomes = Vec::new();
     for revision in service.revisions.values().filter(|one| one.state == Readiness::Pending) {
         let state = match run.pool(&service, revision).first().await {
@@ -60,17 +65,52 @@ async fn reconcile(run: &Arc<CloudRun>, name: &str, operation: &str) {
                 service.failure = failure.clone();
             }
         }
+        let is_there = state.services.contains_key(name);
         if let Some(operation) = state.operations.get_mut(operation) {
             operation.done = true;
             operation.error = failure.map(|failure| failure.message);
+            if !is_there {
+                operation.error = Some(DELETED.into());
+            }
+        }
+        Ok(is_there)
+    });
+    match changed {
+        // The disk is full: it stays as it is, and a restart tries again.
+        Err(_) => {}
+        Ok(true) => run.close_unused_tags(name),
+        // It was deleted while its instances were started.
+        Ok(false) => run.close(name),
+    }
+}
+
+const DELETED: &str = "The service was deleted.";
+
+/// Ends an operation with an error.
+fn end(run: &CloudRun, operation: &str, error: &str) {
+    // On a full disk it stays open, and a restart tries again.
+    let _ = run.store.change(|state| {
+        if let Some(operation) = state.operations.get_mut(operation) {
+            operation.done = true;
+            operation.error = Some(error.into());
         }
         Ok(())
     });
-    if changed.is_err() {
-        // The disk is full: it stays as it is, and a restart tries again.
-        return;
-    }
-    run.close_unused_tags(name);
+}
+
+/// An operation that fails on purpose: what was asked for stays asked for, and nothing moves.
+fn fail(run: &CloudRun, name: &str, operation: &str) {
+    const WHY: &str = "The route could not be updated, by a fault on purpose.";
+    // As above.
+    let _ = run.store.change(|state| {
+        let service = state.services.get_mut(name);
+        if let Some(service) = service.filter(|one| one.reconciling.as_deref() == Some(operation)) {
+            service.reconciling = None;
+            service.failure = Some(Failure { reason: "INTERNAL".into(), message: WHY.into() });
+        }
+        Ok(())
+    });
+    end(run, operation, WHY);
 }
 
 fn internal(error: &std::io::Error) -> Failure {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::error::{GoogleError, GoogleResult};
 use crate::home::Home;
+use crate::ids;
 use crate::kept::Kept;
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -85,12 +86,43 @@ pub(crate) struct Operation {
     pub(crate) error: Option<String>,
     /// What it ends with, where the service is gone.
     pub(crate) response: Option<Value>,
+    /// Whether it is to end with an error, on purpose.
+    #[serde(default)]
+    pub(crate) fails: bool,
 }
 
 impl Service {
+    /// One that nobody has said anything of yet.
+    pub(crate) fn new(name: &str) -> Service {
+        let now = ids::now_millis();
+        Service {
+            name: name.into(),
+            uid: ids::uuid(),
+            etag: String::new(),
+            generation: 0,
+            observed: 0,
+            created: now,
+            updated: now,
+            spec: Map::new(),
+            revisions: BTreeMap::new(),
+            serving: Vec::new(),
+            latest_created: None,
+            latest_ready: None,
+            reconciling: None,
+            failure: None,
+            policy: Map::new(),
+            ports: BTreeMap::new(),
+        }
+    }
+
     /// `S` of its name.
     pub(crate) fn id(&self) -> &str {
         self.name.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// `L` of its name.
+    pub(crate) fn location(&self) -> &str {
+        self.name.split('/').nth(3).unwrap_or_default()
     }
 
     pub(crate) fn template(&self) -> &Value {

@@ -1,0 +1,287 @@
+//! What a revision is made from: the service's template as it is, with what is said; and the
+//! revision's name, which follows from it.
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::service::{MODEL, ServiceSpec};
+
+/// Where our own program listens.
+const PORT: u64 = 8080;
+
+/// What belongs to a program. Another image does not start with it.
+const OF_A_PROGRAM: [&str; 9] = [
+    "command",
+    "args",
+    "workingDir",
+    "startupProbe",
+    "livenessProbe",
+    "readinessProbe",
+    "baseImageUri",
+    "sourceCode",
+    "buildInfo",
+];
+
+/// A revision has its own name, and who made the one before says nothing of this one.
+const OF_ONE: [&str; 3] = ["revision", "client", "clientVersion"];
+
+/// `SERVICE-IIIIIIII-TTTT`: the image's digest and that of everything else a revision consists of. The
+/// same image with the same settings is the same revision, on every machine.
+pub(crate) fn revision_name(service: &str, image: &str, template: &Value, attempt: u32) -> String {
+    let digest = image.rsplit_once("sha256:").map_or("", |(_, digest)| digest);
+    let template = meaning(template);
+    let text = match attempt {
+        0 => template.to_string(),
+        _ => format!("{template} {attempt}"),
+    };
+    let settings = Sha256::digest(text.as_bytes());
+    format!(
+        "{service}-{}-{:02x}{:02x}",
+        digest.get(..8).unwrap_or(digest),
+        settings[0],
+        settings[1]
+    )
+}
+
+/// Whether two templates make the same revision.
+pub(crate) fn is_same(one: &Value, other: &Value) -> bool {
+    meaning(&unnamed(one)) == meaning(&unnamed(other))
+}
+
+/// A template without what says nothing: the API leaves out what is false, zero or empty, and writes a
+/// CPU as `1` or `1000m`.
+fn meaning(value: &Value) -> Value {
+    let says_nothing = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(all) => all.is_empty(),
+        Value::Object(all) => all.is_empty(),
+        Value::Bool(true) => false,
+    };
+    match value {
+        Value::Object(all) => all
+            .iter()
+            .map(|(name, value)| {
+                let whole =
+                    || value.as_str()?.strip_suffix("000m").filter(|whole| !whole.is_empty());
+                let value = match name == "cpu" {
+                    true => whole().map_or_else(|| value.clone(), |whole| json!(whole)),
+                    false => meaning(value),
+                };
+                (name.clone(), value)
+            })
+            .filter(|(_, value)| !says_nothing(value))
+            .collect(),
+        Value::Array(all) => all.iter().map(meaning).collect(),
+        other => other.clone(),
+    }
+}
+
+/// A template without what belongs to one revision.
+fn unnamed(template: &Value) -> Value {
+    let mut all = template.clone();
+    OF_ONE.iter().for_each(|field| remove(&mut all, field));
+    all
+}
+
+fn remove(from: &mut Value, field: &str) {
+    if let Value::Object(object) = from {
+        object.remove(field);
+    }
+}
+
+/// What a revision is made from: what is there, with what is said.
+pub(crate) fn template(spec: &ServiceSpec, there: Option<&Value>) -> Value {
+    let there = there.filter(|there| there.is_object());
+    let fresh = there.is_none();
+    let mut all = there.map_or_else(|| json!({}), unnamed);
+    if let Some(concurrency) = spec.concurrency {
+        all["maxInstanceRequestConcurrency"] = json!(concurrency);
+    }
+    if let Some(seconds) = spec.timeout_s.or(fresh.then_some(60)) {
+        all["timeout"] = json!(format!("{seconds}s"));
+    }
+    if let Some(account) = &spec.service_account {
+        all["serviceAccount"] = json!(account);
+    }
+    all["annotations"][MODEL] = json!(spec.model);
+    if let Some(most) = spec.max_instances {
+        all["scaling"]["maxInstanceCount"] = json!(most);
+    }
+    let mut containers = all["containers"].as_array().cloned().unwrap_or_default();
+    // Beside it there may be others; requests go to the one with a port.
+    let serving = containers.iter().position(|one| !one["ports"].is_null()).unwrap_or(0);
+    if containers.is_empty() {
+        containers.push(json!({}));
+    }
+    container(spec, &mut containers[serving], fresh);
+    all["containers"] = json!(containers);
+    all
+}
+
+/// The container that requests go to.
+fn container(spec: &ServiceSpec, container: &mut Value, fresh: bool) {
+    let port = container["ports"][0]["containerPort"].as_u64();
+    let was = container["image"].as_str().map(repository);
+    if was != Some(repository(&spec.image)) || port != Some(PORT) {
+        OF_A_PROGRAM.iter().for_each(|field| remove(container, field));
+    }
+    container["image"] = json!(spec.image);
+    // HTTP/1.1, HTTP/2 and gRPC at one port.
+    container["ports"] = json!([{ "name": "h2c", "containerPort": PORT }]);
+    let limits = [("cpu", spec.cpu.as_deref(), "1"), ("memory", spec.memory.as_deref(), "512Mi")];
+    for (name, said, usual) in limits {
+        if let Some(value) = said.or(fresh.then_some(usual)) {
+            container["resources"]["limits"][name] = json!(value);
+        }
+    }
+    if let Some(idle) = spec.cpu_always.map(|always| !always).or(fresh.then_some(true)) {
+        container["resources"]["cpuIdle"] = json!(idle);
+    }
+    if let Some(boost) = spec.cpu_boost.or(fresh.then_some(true)) {
+        container["resources"]["startupCpuBoost"] = json!(boost);
+    }
+    container["env"] = environment(spec, &container["env"]);
+    if container["env"].as_array().is_some_and(Vec::is_empty) {
+        remove(container, "env");
+    }
+}
+
+/// An image's name without its tag and digest.
+fn repository(image: &str) -> &str {
+    let name = image.split('@').next().unwrap_or(image);
+    match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => name,
+    }
+}
+
+/// Variables that are there, with those that are said.
+fn environment(spec: &ServiceSpec, there: &Value) -> Value {
+    let is_said =
+        |name: &str| spec.environment.contains_key(name) || spec.secrets.contains_key(name);
+    let kept = there.as_array().into_iter().flatten();
+    let kept = kept.filter(|one| !is_said(one["name"].as_str().unwrap_or_default())).cloned();
+    let plain =
+        spec.environment.iter().map(|(name, value)| json!({ "name": name, "value": value }));
+    let secrets = spec.secrets.iter().map(|(name, secret)| {
+        let (secret, version) = secret.split_once(':').unwrap_or((secret, "latest"));
+        let reference = json!({ "secret": secret, "version": version });
+        json!({ "name": name, "valueSource": { "secretKeyRef": reference } })
+    });
+    kept.chain(plain).chain(secrets).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> ServiceSpec {
+        let image = format!("r.example/p/digits@sha256:{}", "ab".repeat(32));
+        let name = "digits".to_owned();
+        ServiceSpec { model: name.clone(), name, image, ..ServiceSpec::default() }
+    }
+
+    #[test]
+    fn a_revision_is_named_by_what_it_consists_of() {
+        let (one, all) = (spec(), template(&spec(), None));
+        let name = |spec: &ServiceSpec, there| {
+            revision_name("digits", &spec.image, &template(spec, there), 0)
+        };
+        assert!(name(&one, None).starts_with("digits-abababab-"));
+        // Deployed again, over what it was deployed as.
+        let mut deployed = all.clone();
+        deployed["revision"] = json!(name(&one, None));
+        assert_eq!(name(&one, Some(&deployed)), name(&one, None));
+        let larger = ServiceSpec { memory: Some("1Gi".into()), ..spec() };
+        assert_ne!(name(&larger, Some(&deployed)), name(&one, None));
+        assert_ne!(revision_name("digits", &one.image, &all, 1), name(&one, None));
+        let longest = "s".repeat(49);
+        assert!(revision_name(&longest, &one.image, &all, 0).len() <= 63);
+    }
+
+    #[test]
+    fn what_the_api_leaves_out_or_writes_otherwise_is_no_other_revision() {
+        let always = ServiceSpec { cpu_always: Some(true), cpu_boost: Some(false), ..spec() };
+        let ours = template(&always, None);
+        let mut theirs = ours.clone();
+        let resources = &mut theirs["containers"][0]["resources"];
+        remove(resources, "cpuIdle");
+        remove(resources, "startupCpuBoost");
+        resources["limits"]["cpu"] = json!("1000m");
+        theirs["containers"][0]["env"] = json!([]);
+        assert!(is_same(&ours, &theirs));
+        let name = |template| revision_name("digits", &always.image, template, 0);
+        assert_eq!(name(&ours), name(&theirs));
+        theirs["containers"][0]["resources"]["limits"]["cpu"] = json!("1500m");
+        assert!(!is_same(&ours, &theirs));
+    }
+
+    #[test]
+    fn settings_of_others_are_kept() {
+        let there = json!({
+            "revision": "digits-x",
+            "sessionAffinity": true,
+            "scaling": { "minInstanceCount": 1 },
+            "vpcAccess": { "egress": "ALL_TRAFFIC" },
+            "containers": [{
+                "image": "old",
+                "env": [{ "name": "A", "value": "1" }, { "name": "B", "value": "2" }],
+                "resources": { "limits": { "cpu": "2", "memory": "1Gi" } },
+            }],
+        });
+        let mut spec = spec();
+        spec.environment.insert("B".into(), "3".into());
+        spec.max_instances = Some(7);
+        let all = template(&spec, Some(&there));
+        assert_eq!(all["sessionAffinity"], true);
+        assert_eq!(all["vpcAccess"]["egress"], "ALL_TRAFFIC");
+        assert_eq!(all["scaling"], json!({ "minInstanceCount": 1, "maxInstanceCount": 7 }));
+        let container = &all["containers"][0];
+        assert_eq!(container["resources"]["limits"]["memory"], "1Gi");
+        assert_eq!(container["image"], json!(spec.image));
+        let env = json!([{ "name": "A", "value": "1" }, { "name": "B", "value": "3" }]);
+        assert_eq!(container["env"], env);
+        assert!(all.get("revision").is_none());
+        let mut beside = there.clone();
+        let sidecar = json!({ "name": "proxy", "image": "proxy" });
+        beside["containers"] = json!([sidecar, { "image": "old", "ports": [{}] }]);
+        let all = template(&spec, Some(&beside));
+        assert_eq!(all["containers"][0], sidecar);
+        assert_eq!(all["containers"][1]["image"], json!(spec.image));
+    }
+
+    #[test]
+    fn how_another_program_was_started_and_probed_goes_with_it() {
+        let probe = json!({ "httpGet": { "path": "/healthz", "port": 3000 } });
+        let container = |image: &str, port: u16| {
+            json!({ "containers": [{
+                "image": image,
+                "ports": [{ "containerPort": port }],
+                "command": ["python"], "args": ["main.py"], "workingDir": "/app",
+                "startupProbe": probe, "livenessProbe": probe,
+                "volumeMounts": [{ "name": "v", "mountPath": "/v" }],
+            }] })
+        };
+        let of = |there: Value| template(&spec(), Some(&there))["containers"][0].clone();
+        for theirs in
+            [container("r.example/p/flask:1", 8080), container("r.example/p/digits", 3000)]
+        {
+            let all = of(theirs);
+            assert!(OF_A_PROGRAM.iter().all(|field| all[*field].is_null()), "{all}");
+            assert!(all["volumeMounts"].is_array());
+        }
+        let ours = of(container("r.example/p/digits@sha256:00", 8080));
+        assert_eq!(ours["livenessProbe"], probe, "set by somebody for our own program");
+    }
+
+    #[test]
+    fn an_images_repository_is_its_name_without_tag_and_digest() {
+        for image in
+            ["h:5000/a/b", "h:5000/a/b:1", "h:5000/a/b@sha256:00", "h:5000/a/b:1@sha256:00"]
+        {
+            assert_eq!(repository(image), "h:5000/a/b");
+        }
+    }
+}
