@@ -78,6 +78,9 @@ pub(crate) struct Package {
     /// cloudrun: a file of the image for `docker load`, beside the OCI layout
     #[arg(long, value_name = "FILE")]
     pub(crate) docker_archive: Option<PathBuf>,
+    /// cloudrun: a folder `docker` with a Dockerfile that makes the same image, and what it copies
+    #[arg(long, value_enum)]
+    pub(crate) emit: Option<Emit>,
     /// cloudrun: the repository the model comes from, for the image's annotations
     #[arg(long, value_name = "URL")]
     pub(crate) source: Option<String>,
@@ -87,12 +90,13 @@ pub(crate) struct Package {
     /// cloudrun: the model's version, as 1.4.0; with the commit a tag of the image
     #[arg(long, value_name = "VERSION")]
     pub(crate) image_version: Option<String>,
-    /// The processor it runs on [default: x86_64]
-    #[arg(long, value_enum)]
-    pub(crate) arch: Option<ArchName>,
-    /// The runtime to package [default: the one for the processor beside slsml itself]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) runtime: Option<PathBuf>,
+    /// The processor it runs on; cloudrun: `x86_64,arm64` makes an image for both [default: x86_64]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) arch: Vec<ArchName>,
+    /// The runtime to package; for both processors name two [default: the one for the processor beside
+    /// slsml itself]
+    #[arg(long = "runtime", value_name = "FILE")]
+    pub(crate) runtimes: Vec<PathBuf>,
     /// How weights are stored: full, or f16 for half the size [default: full]
     #[arg(long, value_enum)]
     pub(crate) precision: Option<PrecisionName>,
@@ -123,6 +127,13 @@ pub(crate) struct Package {
     /// Refuse a model that takes longer to load on this machine
     #[arg(long, value_name = "MS")]
     pub(crate) max_ready_ms: Option<f64>,
+}
+
+/// What else is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Emit {
+    /// A Dockerfile
+    Dockerfile,
 }
 
 /// A processor architecture.

@@ -20,7 +20,7 @@ use slsml_release::{
 };
 
 use crate::args::{
-    ArchName, CloudrunArgs, DeployCloudrun, Package, PrecisionName, ReleaseArgs, TargetName,
+    ArchName, CloudrunArgs, DeployCloudrun, Emit, Package, PrecisionName, ReleaseArgs, TargetName,
 };
 use crate::failure::{Exit, Failure};
 use crate::place::CloudrunPlace;
@@ -77,8 +77,9 @@ pub(crate) struct PackageSettings {
     out: Option<PathBuf>,
     /// Where it is to run: "lambda" or "cloudrun". Default: lambda.
     target: Option<TargetName>,
-    /// The processor it runs on, "x86_64" or "arm64". Default: x86_64.
-    arch: Option<ArchName>,
+    /// The processor it runs on, "x86_64" or "arm64"; for cloudrun both, as a list, make an image for
+    /// both. Default: x86_64.
+    arch: Option<Arches>,
     /// The runtime to package. Default: the one for the processor beside slsml itself, `bootstrap`
     /// or `bootstrap-arm64`, as a program or in a zip.
     runtime: Option<PathBuf>,
@@ -305,15 +306,41 @@ pub(crate) struct PackagePlan {
     pub(crate) shapes: Shapes,
     pub(crate) out: PathBuf,
     pub(crate) target: TargetName,
-    /// The processor that was asked for.
-    pub(crate) arch: Option<Arch>,
-    pub(crate) runtime: PathBuf,
+    /// The processors that were asked for.
+    pub(crate) arches: Vec<Arch>,
+    pub(crate) runtimes: Vec<PathBuf>,
+    pub(crate) docker_archive: Option<PathBuf>,
+    pub(crate) dockerfile: bool,
+    pub(crate) source: Option<String>,
+    pub(crate) revision: Option<String>,
+    pub(crate) version: Option<String>,
+    pub(crate) count_output: Option<String>,
+    pub(crate) count_range: Option<String>,
     pub(crate) precision: Precision,
     pub(crate) samples: Option<PathBuf>,
     pub(crate) tolerance: Option<Tolerance>,
     pub(crate) smallest: bool,
     pub(crate) budgets: Budgets,
     pub(crate) max_ready_ms: Option<f64>,
+}
+
+/// A processor, or more.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Arches {
+    /// One.
+    One(ArchName),
+    /// An image for each.
+    All(Vec<ArchName>),
+}
+
+impl Arches {
+    fn all(&self) -> &[ArchName] {
+        match self {
+            Self::One(arch) => std::slice::from_ref(arch),
+            Self::All(all) => all,
+        }
+    }
 }
 
 /// The JSON Schema of `slsml.toml`.
@@ -373,10 +400,7 @@ impl Settings {
             Some(out) => out,
             None => self.out(),
         };
-        let arch = args.arch.or(self.package.arch).map(|arch| match arch {
-            ArchName::X86_64 => Arch::X86_64,
-            ArchName::Arm64 => Arch::Arm64,
-        });
+        let arches = self.arches(args.arch);
         let target = args.target.or(self.package.target).unwrap_or_default();
         let program = match target {
             TargetName::Lambda => Program::Bootstrap,
@@ -387,17 +411,20 @@ impl Settings {
             false => Ok(()),
         };
         only("--docker-archive", args.docker_archive.is_some())?;
+        only("--emit", args.emit.is_some())?;
+        only("--arch with two processors", arches.len() > 1)?;
+        only("more than one --runtime", args.runtimes.len() > 1)?;
         only("--source", args.source.is_some())?;
         only("--revision", args.revision.is_some())?;
         only("--image-version", args.image_version.is_some())?;
-        let runtime = match args.runtime {
-            Some(runtime) => runtime,
-            None => match &self.package.runtime {
-                Some(runtime) => self.folder.join(runtime),
-                None => {
-                    Runtime::beside(&std::env::current_exe()?, program, arch.unwrap_or_default())
-                }
-            },
+        let runtimes = match (args.runtimes, &self.package.runtime) {
+            (named, _) if !named.is_empty() => named,
+            (_, Some(runtime)) => vec![self.folder.join(runtime)],
+            (_, None) => {
+                let own = std::env::current_exe()?;
+                let wanted = if arches.is_empty() { &[Arch::default()][..] } else { &arches };
+                wanted.iter().map(|arch| Runtime::beside(&own, program, *arch)).collect()
+            }
         };
         let file = &self.package;
         let precision = match args.precision.or(file.precision).unwrap_or(PrecisionName::Full) {
@@ -416,9 +443,16 @@ impl Settings {
             shapes,
             out,
             target,
-            arch,
-            runtime,
+            arches,
+            runtimes,
             precision,
+            docker_archive: args.docker_archive,
+            dockerfile: args.emit == Some(Emit::Dockerfile),
+            source: args.source,
+            revision: args.revision,
+            version: args.image_version,
+            count_output: args.count_output,
+            count_range: args.count_range,
             samples: args
                 .samples
                 .or_else(|| file.samples.as_ref().map(|path| self.folder.join(path))),
@@ -432,15 +466,31 @@ impl Settings {
         })
     }
 
+    /// The processors that are asked for, each once.
+    fn arches(&self, flag: Vec<ArchName>) -> Vec<Arch> {
+        let file = || self.package.arch.iter().flat_map(|arch| arch.all().iter().copied());
+        let named = if flag.is_empty() { file().collect() } else { flag };
+        let mut all: Vec<Arch> = Vec::new();
+        for name in named {
+            let arch = match name {
+                ArchName::X86_64 => Arch::X86_64,
+                ArchName::Arm64 => Arch::Arm64,
+            };
+            if !all.contains(&arch) {
+                all.push(arch);
+            }
+        }
+        all
+    }
+
     /// Which answers of a model are counted.
     pub(crate) fn counted(
         &self,
-        output: Option<String>,
-        range: Option<String>,
+        plan: &PackagePlan,
         signature: &Signature,
     ) -> Result<Option<CountedOutput>, Failure> {
-        let output = output.or_else(|| self.model.count_output.clone());
-        let range = range.or_else(|| self.model.count_range.clone());
+        let output = plan.count_output.clone().or_else(|| self.model.count_output.clone());
+        let range = plan.count_range.clone().or_else(|| self.model.count_range.clone());
         let mut counted = match output.as_deref() {
             Some("none") => return Ok(None),
             None => CountedOutput::of(signature),

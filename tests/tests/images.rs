@@ -77,7 +77,7 @@ fn what_is_there_is_not_sent_again() {
     // A new program goes without the model's bytes.
     let record: Value =
         serde_json::from_slice(&std::fs::read(artifact.join("artifact.json")).unwrap()).unwrap();
-    let model = &record["image"]["layers"][1];
+    let model = &record["image"]["platforms"][0]["layers"][1];
     assert_eq!(model["holds"], "model");
     let mut program = std::fs::read(programs().unwrap().join("slsml-server")).unwrap();
     program.push(0);
@@ -152,7 +152,8 @@ fn a_damaged_layout_is_not_pushed() {
     let artifact = package(&cloud, "one", None);
     let record: Value =
         serde_json::from_slice(&std::fs::read(artifact.join("artifact.json")).unwrap()).unwrap();
-    let digest = record["image"]["layers"][1]["digest"].as_str().unwrap().replace(':', "/");
+    let digest =
+        record["image"]["platforms"][0]["layers"][1]["digest"].as_str().unwrap().replace(':', "/");
     let blob = artifact.join("image/blobs").join(digest);
     let mut bytes = std::fs::read(&blob).unwrap();
     bytes[100] ^= 1;

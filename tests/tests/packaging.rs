@@ -164,6 +164,73 @@ fn an_image_is_what_the_specification_says_and_other_tools_read_it() {
     let (code, value) = json(scratch.path(), &["deploy", "lambda", "--local"]).unwrap();
     assert_eq!(code, 3, "{value}");
     assert!(value["error"]["message"].as_str().unwrap().contains("no zip for Lambda"), "{value}");
+    // The same model for another target lies beside it.
+    let zip = ["package", &*model.to_string_lossy(), "--name", "digits"];
+    let (code, value) = json(scratch.path(), &zip).unwrap();
+    assert_eq!(code, 0, "{value}");
+    assert!(value["built"]["image"].is_object() && value["built"]["lambda"].is_object(), "{value}");
+    let model = digits("v2");
+    let other = ["package", &*model.to_string_lossy(), "--name", "digits"];
+    let (_, value) = json(scratch.path(), &other).unwrap();
+    assert!(value["built"]["image"].is_null(), "it is of another model: {value}");
+}
+
+/// A program for arm64, as far as anybody looks who does not run it.
+fn for_arm64(scratch: &Path) -> PathBuf {
+    let mut program = std::fs::read(programs().unwrap().join("slsml-server")).unwrap();
+    program[18..20].copy_from_slice(&[0xb7, 0]);
+    let path = scratch.join("slsml-server-arm64");
+    std::fs::write(&path, program).unwrap();
+    path
+}
+
+#[test]
+fn an_image_for_both_processors_is_an_index_and_reads_as_either() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (arm, amd) = (for_arm64(scratch.path()), programs().unwrap().join("slsml-server"));
+    let [model, arm, amd] =
+        [digits("v1"), arm, amd].map(|path| path.to_string_lossy().into_owned());
+    let package = ["package", &*model, "--name", "digits", "--target", "cloudrun"];
+    let both = ["--arch", "x86_64,arm64", "--runtime", &*amd, "--runtime", &*arm];
+    let (code, value) = json(scratch.path(), &[&package[..], &both].concat()).unwrap();
+    assert_eq!(code, 0, "{value}");
+    let image = &value["built"]["image"];
+    assert_eq!(image["platforms"].as_array().unwrap().len(), 2, "{image}");
+    let folder = scratch.path().join("dist/digits/image");
+    for arch in ["amd64", "arm64"] {
+        let from = format!("oci:{}", folder.display());
+        let args = ["--override-arch", arch, "inspect", &from];
+        let Ok(output) = Command::new("skopeo").args(args).output() else { continue };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let inspected: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(inspected["Architecture"], arch);
+    }
+    let wrong: [&[&str]; 4] = [
+        &["--arch", "x86_64,arm64", "--runtime", &*amd],
+        &["--runtime", &*amd, "--runtime", &*amd],
+        &["--arch", "arm64", "--runtime", &*amd],
+        &["--arch", "x86_64,arm64", "--target", "lambda"],
+    ];
+    for more in wrong {
+        let (code, value) = json(scratch.path(), &[&package[..4], more].concat()).unwrap();
+        assert_eq!(code, 2, "{more:?}: {value}");
+    }
+}
+
+#[test]
+fn a_dockerfile_comes_with_all_it_copies() {
+    let scratch = tempfile::tempdir().unwrap();
+    let model = digits("v1").to_string_lossy().into_owned();
+    let package = ["package", &*model, "--name", "digits", "--target", "cloudrun"];
+    let more = ["--emit", "dockerfile", "--revision", "a $b \"c\""];
+    let (code, value) = json(scratch.path(), &[&package[..], &more].concat()).unwrap();
+    assert_eq!(code, 0, "{value}");
+    let folder = scratch.path().join("dist/digits/docker");
+    let text = std::fs::read_to_string(folder.join("Dockerfile")).unwrap();
+    assert!(text.contains("COPY --chmod=755 ${TARGETARCH}/slsml-server /slsml-server"), "{text}");
+    for file in ["amd64/slsml-server", "model/model.slsml", "model/manifest.json"] {
+        assert!(folder.join(file).is_file(), "{file}");
+    }
 }
 
 #[test]

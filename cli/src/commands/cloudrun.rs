@@ -5,7 +5,7 @@ use serde_json::json;
 use slsml_cloudrun::{
     Change, Google, Layout, Progress, Repository, ServiceSpec, ServiceTarget, changes, ensure,
 };
-use slsml_package::Artifact;
+use slsml_package::{Arch, Artifact};
 use slsml_release::{Measure, Strategy, Weight, check_metrics};
 
 use super::deploy::{self, Prepared};
@@ -126,6 +126,10 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
     let folder = settings.artifact(args.artifact.clone())?;
     let artifact = Artifact::read(&folder)?;
     let image = artifact.for_cloudrun()?;
+    if !image.platforms.iter().any(|platform| platform.arch == Arch::X86_64) {
+        return Err(Failure::usage("the image is for arm64, and Cloud Run runs x86_64")
+            .help("package it with --arch x86_64, or for both with --arch x86_64,arm64"));
+    }
     let layout = Layout::open(&folder.join(&image.folder), &image.digest)?;
     let request = deploy::request(request, &artifact)?;
     let service = settings.service(args.place.service.clone());

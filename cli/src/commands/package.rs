@@ -12,7 +12,8 @@ use slsml_model::{
     TensorSpec,
 };
 use slsml_package::{
-    Artifact, Holds, Image, Ingredients, LambdaZip, Method, Runtime, package_image, package_lambda,
+    AlsoAs, Arch, Artifact, DOCKERFILE_FOLDER, Holds, Image, Ingredients, LambdaZip, Method,
+    Runtime, package_image, package_lambda,
 };
 
 use crate::args::{self, TargetName};
@@ -25,18 +26,9 @@ pub(crate) fn run(
     args: args::Package,
     printer: &Printer,
 ) -> Result<Exit, Failure> {
-    let (count_output, count_range) = (args.count_output.clone(), args.count_range.clone());
-    let (source, revision) = (args.source.clone(), args.revision.clone());
-    let version = args.image_version.clone();
-    let docker_archive = args.docker_archive.clone();
     let plan = settings.package(args)?;
     let modified = source_date_epoch()?;
-    let runtime = Runtime::read(&plan.runtime)?;
-    if let Some(arch) = plan.arch.filter(|arch| *arch != runtime.arch) {
-        let (path, found) = (plan.runtime.display(), runtime.arch);
-        return Err(Failure::usage(format!("{path} is a runtime for {found}, not for {arch}"))
-            .help("leave out --runtime, or name one for that processor"));
-    }
+    let runtimes = read_runtimes(&plan)?;
     let samples = plan.samples.as_deref().map(read_samples).transpose()?;
     let step = printer.step(&format!("Packaging {}", plan.model.display()));
     let bind = |signature: &Signature| bind_samples(samples.as_deref().unwrap_or(&[]), signature);
@@ -50,7 +42,7 @@ pub(crate) fn run(
         },
     )?;
     let signature = packaged.model.signature();
-    let counted = settings.counted(count_output, count_range, signature)?;
+    let counted = settings.counted(&plan, signature)?;
     let ready = ready(&plan, &packaged)?;
     let folder = plan.out.join(&plan.name);
     let ingredients = Ingredients {
@@ -61,32 +53,37 @@ pub(crate) fn run(
         parity: &packaged.fidelity,
         not_numbers: &packaged.not_numbers,
         counted: counted.clone(),
-        runtime: &runtime,
+        runtimes: &runtimes,
         budgets: plan.budgets,
         smallest: plan.smallest,
         modified,
-        source: source.as_deref(),
-        revision: revision.as_deref(),
-        version: version.as_deref(),
+        source: plan.source.as_deref(),
+        revision: plan.revision.as_deref(),
+        version: plan.version.as_deref(),
     };
+    let also =
+        AlsoAs { docker_archive: plan.docker_archive.as_deref(), dockerfile: plan.dockerfile };
     let artifact = match plan.target {
         TargetName::Lambda => package_lambda(&folder, &ingredients)?,
-        TargetName::Cloudrun => package_image(&folder, &ingredients, docker_archive.as_deref())?,
+        TargetName::Cloudrun => package_image(&folder, &ingredients, also)?,
     };
     drop(step);
     if !packaged.not_numbers.is_empty() {
         printer.note(&format!("Constants that hold NaN: {}", packaged.not_numbers.join(", ")));
     }
-    if plan.target == TargetName::Cloudrun && !runtime.is_static() {
-        printer.note(&format!(
-            "{} is linked dynamically: it cannot start in an image that holds nothing else",
-            plan.runtime.display()
-        ));
+    for (runtime, path) in runtimes.iter().zip(&plan.runtimes) {
+        if plan.target == TargetName::Cloudrun && !runtime.is_static() {
+            printer.note(&format!(
+                "{} is linked dynamically: it cannot start in an image that holds nothing else",
+                path.display()
+            ));
+        }
     }
     let value = json!({
         "artifact": folder.join(slsml_package::ARTIFACT_FILE),
         "zip": artifact.lambda.as_ref().map(|zip| folder.join(&zip.file)),
         "image": artifact.image.as_ref().map(|image| folder.join(&image.folder)),
+        "dockerfile": plan.dockerfile.then(|| folder.join(DOCKERFILE_FOLDER).join("Dockerfile")),
         "built": artifact,
         "counted": counted,
         "full_weights_bytes": packaged.full_weights,
@@ -94,6 +91,33 @@ pub(crate) fn run(
         "ready_ms": ready.map(|ready| ready.as_secs_f64() * 1e3),
     });
     printer.result(&value, || text(&folder, &artifact, &packaged, counted.as_ref()))
+}
+
+/// The programs to package: one for each processor, those that were asked for.
+fn read_runtimes(plan: &PackagePlan) -> Result<Vec<Runtime>, Failure> {
+    let mut runtimes: Vec<Runtime> = Vec::new();
+    for path in &plan.runtimes {
+        let runtime = Runtime::read(path)?;
+        let (path, arch) = (path.display(), runtime.arch);
+        if !plan.arches.is_empty() && !plan.arches.contains(&arch) {
+            let wanted = plan.arches.iter().map(Arch::to_string).collect::<Vec<_>>().join(", ");
+            return Err(Failure::usage(format!(
+                "{path} is a runtime for {arch}, not for {wanted}"
+            ))
+            .help("leave out --runtime, or name one for that processor"));
+        }
+        if runtimes.iter().any(|other| other.arch == arch) {
+            return Err(Failure::usage(format!("{path} is a second runtime for {arch}"))
+                .help("name one for each processor"));
+        }
+        runtimes.push(runtime);
+    }
+    let is_there = |arch: &&Arch| runtimes.iter().any(|runtime| runtime.arch == **arch);
+    if let Some(missing) = plan.arches.iter().find(|arch| !is_there(arch)) {
+        return Err(Failure::usage(format!("no --runtime is for {missing}"))
+            .help("leave out --runtime, or name one for each processor"));
+    }
+    Ok(runtimes)
 }
 
 /// The samples' file: one infer request, an array of them, or one after the other.
@@ -235,9 +259,17 @@ fn zip_text(folder: &Path, artifact: &Artifact, lambda: &LambdaZip, model: &str)
 
 fn image_text(folder: &Path, artifact: &Artifact, image: &Image, model: &str) -> String {
     let of = |holds: Holds| {
-        let layers = image.layers.iter().filter(|layer| layer.holds == holds);
-        bytes(layers.map(|layer| layer.bytes).sum())
+        let layers = image.platforms.iter().map(|platform| {
+            platform
+                .layers
+                .iter()
+                .filter(|layer| layer.holds == holds)
+                .map(|layer| layer.bytes)
+                .sum()
+        });
+        layers.map(bytes).collect::<Vec<_>>()
     };
+    let arches = image.platforms.iter().map(|platform| platform.arch.to_string());
     let layout = folder.join(&image.folder);
     let layout = layout.display();
     format!(
@@ -248,11 +280,11 @@ fn image_text(folder: &Path, artifact: &Artifact, image: &Image, model: &str) ->
          digest  {digest}\n\n\
          Next: slsml push REGISTRY/{name} --artifact {folder}",
         name = artifact.name,
-        arch = image.arch,
+        arch = arches.collect::<Vec<_>>().join(" and "),
         folder = folder.display(),
         size = bytes(image.bytes),
-        program = of(Holds::Runtime),
-        weights = of(Holds::Model),
+        program = of(Holds::Runtime).join(" and "),
+        weights = of(Holds::Model).first().map_or("", String::as_str),
         digest = image.digest,
     )
 }

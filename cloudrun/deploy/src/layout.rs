@@ -1,51 +1,95 @@
 //! An image as it lies in an OCI image layout.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use oci_spec::image::{Descriptor, ImageManifest};
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use crate::CloudRunError;
 
-/// The layout of one image.
+/// The layout of one image, for one processor or more.
 #[derive(Clone, Debug)]
 pub struct Layout {
     folder: PathBuf,
     digest: String,
-    manifest: Bytes,
-    parsed: ImageManifest,
+    /// What the registry is told after all blobs are there; the last has the image's digest.
+    manifests: Vec<Manifest>,
+    blobs: Vec<Descriptor>,
+    annotations: HashMap<String, String>,
+}
+
+/// A manifest, or an index of manifests.
+#[derive(Clone, Debug)]
+pub(crate) struct Manifest {
+    pub(crate) digest: String,
+    pub(crate) media_type: MediaType,
+    pub(crate) bytes: Bytes,
 }
 
 impl Layout {
-    /// Reads the manifest `digest` in `folder`.
+    /// Reads the manifest `digest` in `folder`, or the index and its manifests.
     pub fn open(folder: &Path, digest: &str) -> Result<Layout, CloudRunError> {
-        let manifest = read(folder, digest)?;
-        let parsed = ImageManifest::from_reader(&*manifest).map_err(|error| {
-            let path = path(folder, digest);
-            CloudRunError::Manifest { path, why: error.to_string() }
-        })?;
-        Ok(Layout { folder: folder.to_owned(), digest: digest.into(), manifest, parsed })
+        let mut layout = Layout {
+            folder: folder.to_owned(),
+            digest: digest.into(),
+            manifests: Vec::new(),
+            blobs: Vec::new(),
+            annotations: HashMap::new(),
+        };
+        let unusable = |why: &dyn std::fmt::Display| CloudRunError::Manifest {
+            path: path(folder, digest),
+            why: why.to_string(),
+        };
+        let bytes = read(folder, digest)?;
+        match ImageIndex::from_reader(&*bytes) {
+            Err(_) => layout.add(digest)?,
+            Ok(index) => {
+                for one in index.manifests() {
+                    layout.add(one.digest().as_ref())?;
+                }
+                layout.annotations = index.annotations().clone().unwrap_or_default();
+                let (digest, media_type) = (digest.to_owned(), MediaType::ImageIndex);
+                layout.manifests.push(Manifest { digest, media_type, bytes });
+            }
+        }
+        if layout.blobs.is_empty() {
+            return Err(unusable(&"it names no layers"));
+        }
+        layout.blobs.sort_by(|a, b| {
+            b.size().cmp(&a.size()).then_with(|| a.digest().digest().cmp(b.digest().digest()))
+        });
+        layout.blobs.dedup_by(|a, b| a.digest() == b.digest());
+        Ok(layout)
     }
 
-    /// The manifest's digest.
+    /// Adds an image's manifest, and what it consists of.
+    fn add(&mut self, digest: &str) -> Result<(), CloudRunError> {
+        let bytes = read(&self.folder, digest)?;
+        let manifest = ImageManifest::from_reader(&*bytes).map_err(|error| {
+            let path = path(&self.folder, digest);
+            CloudRunError::Manifest { path, why: error.to_string() }
+        })?;
+        self.blobs.extend(manifest.layers().iter().chain([manifest.config()]).cloned());
+        self.annotations = manifest.annotations().clone().unwrap_or_default();
+        let (digest, media_type) = (digest.to_owned(), MediaType::ImageManifest);
+        self.manifests.push(Manifest { digest, media_type, bytes });
+        Ok(())
+    }
+
+    /// What a deployment names: the digest of the manifest, or of the index.
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// The manifest's bytes.
-    pub(crate) fn manifest(&self) -> Bytes {
-        self.manifest.clone()
+    /// Manifests in the order they can be taken in: an index after what it names.
+    pub(crate) fn manifests(&self) -> &[Manifest] {
+        &self.manifests
     }
 
-    /// Layers and configuration, each once.
-    pub(crate) fn blobs(&self) -> Vec<Descriptor> {
-        let mut blobs: Vec<Descriptor> = self.parsed.layers().clone();
-        blobs.push(self.parsed.config().clone());
-        blobs.sort_by(|a, b| {
-            b.size().cmp(&a.size()).then_with(|| a.digest().digest().cmp(b.digest().digest()))
-        });
-        blobs.dedup_by(|a, b| a.digest() == b.digest());
-        blobs
+    /// Layers and configurations, each once, the largest first.
+    pub(crate) fn blobs(&self) -> &[Descriptor] {
+        &self.blobs
     }
 
     /// A blob's bytes, if they are what its digest says.
@@ -57,9 +101,8 @@ impl Layout {
     pub fn tags(&self) -> Vec<String> {
         let content = self.digest.replacen(':', "-", 1);
         let content = content.get(.."sha256-".len() + 12).unwrap_or(&content).to_owned();
-        let annotations = self.parsed.annotations().clone().unwrap_or_default();
         let known = ["revision", "version"].into_iter().filter_map(|key| {
-            let text = annotations.get(&format!("org.opencontainers.image.{key}"))?;
+            let text = self.annotations.get(&format!("org.opencontainers.image.{key}"))?;
             // A version may have a `+`, which no tag can.
             let tag = text.replace('+', "_");
             is_tag(&tag).then_some(tag)

@@ -17,11 +17,11 @@ use http::HeaderValue;
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::errors::{OciDistributionError, Result as OciResult};
 use oci_client::{Client, Reference, RegistryOperation};
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, MediaType};
 use serde::Serialize;
 
 use crate::error::is_passing;
-use crate::layout::is_tag;
+use crate::layout::{Manifest, is_tag};
 use crate::{CloudRunError, Credentials, Layout};
 
 /// How many blobs go at once.
@@ -36,6 +36,8 @@ const SILENCE: Duration = Duration::from_secs(120);
 
 const MANIFEST: HeaderValue =
     HeaderValue::from_static("application/vnd.oci.image.manifest.v1+json");
+
+const INDEX: HeaderValue = HeaderValue::from_static("application/vnd.oci.image.index.v1+json");
 
 /// A registry and a repository in it: `europe-west1-docker.pkg.dev/project/models/digits`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,14 +169,18 @@ pub async fn push(
     let progress = move |bytes: u64| {
         told(there.fetch_add(bytes, Ordering::Relaxed) + bytes, all);
     };
-    let blobs: Vec<PushedBlob> = futures::stream::iter(&blobs)
+    let blobs: Vec<PushedBlob> = futures::stream::iter(blobs)
         .map(|blob| registry.bring(blob, progress.clone()))
         .buffered(AT_ONCE)
         .try_collect()
         .await?;
-    registry.name(&by_digest, "take the image").await?;
-    for tag in push.tags {
-        registry.name(&push.to.tagged(tag), &format!("set the tag {tag}")).await?;
+    for manifest in push.layout.manifests() {
+        registry.name(manifest, &push.to.at(&manifest.digest), "take the image").await?;
+    }
+    if let Some(image) = push.layout.manifests().last() {
+        for tag in push.tags {
+            registry.name(image, &push.to.tagged(tag), &format!("set the tag {tag}")).await?;
+        }
     }
     let image = format!("{}@{}", push.to, push.layout.digest());
     Ok(Pushed { image, tags: push.tags.to_vec(), blobs })
@@ -248,10 +254,19 @@ impl<'a> Registry<'a> {
         self.client.mount_blob(at, &from.at(digest), digest).await.is_ok()
     }
 
-    /// Gives the manifest a name; its digest is one, too.
-    async fn name(&self, name: &Reference, what: &str) -> Result<(), CloudRunError> {
-        let manifest = self.push.layout.manifest();
-        let put = || self.client.push_manifest_raw(name, manifest.clone(), MANIFEST);
+    /// Gives a manifest a name; its digest is one, too.
+    async fn name(
+        &self,
+        manifest: &Manifest,
+        name: &Reference,
+        what: &str,
+    ) -> Result<(), CloudRunError> {
+        let kind = match manifest.media_type {
+            MediaType::ImageIndex => INDEX,
+            _ => MANIFEST,
+        };
+        let bytes = &manifest.bytes;
+        let put = || self.client.push_manifest_raw(name, bytes.clone(), kind.clone());
         self.trying(put, what).await.map(drop)
     }
 

@@ -12,7 +12,7 @@ use crate::{Arch, Image, Method};
 pub const ARTIFACT_FILE: &str = "artifact.json";
 
 /// The shape of the record this build reads and writes.
-const SCHEMA: u32 = 3;
+const SCHEMA: u32 = 4;
 
 /// Everything that was built from one model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! A container image as an OCI image layout, made here: no daemon, no base image. Two layers, the
 //! program's and the model's, so that a new program goes without the model's bytes and the other
-//! way round. <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>
+//! way round. For more than one processor, an index of an image for each; the model's layer is the same.
+//! <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -11,9 +12,9 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use oci_spec::OciSpecError;
 use oci_spec::image::{
-    Arch as OciArch, Config, ConfigBuilder, Descriptor, DescriptorBuilder, Digest,
-    ImageConfigurationBuilder, ImageIndexBuilder, ImageManifestBuilder, MediaType, Os,
-    PlatformBuilder, RootFsBuilder, SCHEMA_VERSION, Sha256Digest,
+    Arch as OciArch, Config, ConfigBuilder, Descriptor, Digest, ImageConfigurationBuilder,
+    ImageIndexBuilder, ImageManifestBuilder, MediaType, Os, PlatformBuilder, RootFsBuilder,
+    SCHEMA_VERSION, Sha256Digest,
 };
 use serde::{Deserialize, Serialize};
 use slsml_model::{MANIFEST_FILE, MODEL_FILE};
@@ -29,10 +30,10 @@ pub const IMAGE_FOLDER: &str = "image";
 pub const SERVER: &str = "slsml-server";
 
 /// Where the model is in the image.
-const MODEL_FOLDER: &str = "model";
+pub(crate) const MODEL_FOLDER: &str = "model";
 
 /// Nobody: the number distroless images use for it.
-const USER: u64 = 65532;
+pub(crate) const USER: u64 = 65532;
 
 /// A layer that keeps more than this share of its size is not worth its compression.
 const WORTH_COMPRESSING: f64 = 0.9;
@@ -42,12 +43,23 @@ const WORTH_COMPRESSING: f64 = 0.9;
 pub struct Image {
     /// The folder with the layout, beside the record.
     pub folder: String,
-    /// What its program runs on.
-    pub arch: Arch,
-    /// The manifest's digest: what a deployment names.
+    /// What a deployment names: the digest of the manifest, or of the index of more than one.
     pub digest: String,
     /// Size of all blobs.
     pub bytes: u64,
+    /// What it is for, each with an image of its own.
+    pub platforms: Vec<Platform>,
+}
+
+/// The image for a processor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Platform {
+    /// What its program runs on.
+    pub arch: Arch,
+    /// The manifest's digest.
+    pub digest: String,
+    /// The configuration's digest.
+    pub config: String,
     /// The layers, the lowest first.
     pub layers: Vec<Layer>,
 }
@@ -87,6 +99,8 @@ pub enum ImageError {
     Json(#[from] serde_json::Error),
     #[error("SOURCE_DATE_EPOCH is {0}, which no image can state: from 1970 to 9999")]
     Date(i64),
+    #[error("a file for docker holds the image for one processor")]
+    OnePlatform,
 }
 
 /// What an image is made from.
@@ -94,10 +108,8 @@ pub enum ImageError {
 pub struct ImageParts<'a> {
     /// The model's name.
     pub name: &'a str,
-    /// The program.
-    pub server: &'a [u8],
-    /// What it runs on.
-    pub arch: Arch,
+    /// The program, for each processor.
+    pub programs: &'a [(Arch, &'a [u8])],
     /// The packaged model's file.
     pub model: &'a [u8],
     /// Its SHA-256, hexadecimal.
@@ -137,10 +149,20 @@ impl Blob {
         Blob { sha256: sha256_hex(&bytes), bytes }
     }
 
+    fn digest(&self) -> String {
+        format!("sha256:{}", self.sha256)
+    }
+
     fn descriptor(&self, media_type: MediaType) -> Result<Descriptor, OciSpecError> {
         let digest = Sha256Digest::from_str(&self.sha256)?;
         Ok(Descriptor::new(media_type, self.bytes.len() as u64, Digest::from(digest)))
     }
+}
+
+/// A manifest among others, with what it is for.
+struct Listed {
+    arch: Arch,
+    descriptor: Descriptor,
 }
 
 /// A layer's blob, what kind it is and the digest of the archive within.
@@ -151,50 +173,67 @@ struct Packed {
     unpacked: u64,
 }
 
+impl Packed {
+    fn record(&self, holds: Holds) -> Layer {
+        let bytes = self.blob.bytes.len() as u64;
+        Layer { holds, digest: self.blob.digest(), bytes, unpacked_bytes: self.unpacked }
+    }
+}
+
 /// Makes an image. The same parts make the same bytes.
 pub fn make_image(parts: &ImageParts<'_>) -> Result<Made, ImageError> {
     let seconds = u64::try_from(parts.modified.unwrap_or(0))
         .map_err(|_| ImageError::Date(parts.modified.unwrap_or(0)))?;
-    let program = tar(seconds, &[], &[(SERVER, parts.server, 0o755)])?;
     let model = format!("{MODEL_FOLDER}/{MODEL_FILE}");
     let manifest = format!("{MODEL_FOLDER}/{MANIFEST_FILE}");
     let files = [(&*manifest, parts.manifest, 0o644), (&*model, parts.model, 0o644)];
-    let model = tar(seconds, &[MODEL_FOLDER], &files)?;
-    let packed = [pack(program)?, pack(model)?];
-    let config = Blob::new(serde_json::to_vec(&config(parts, seconds, &packed)?)?);
-    let layers = packed
-        .iter()
-        .map(|layer| layer.blob.descriptor(layer.media_type.clone()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let manifest = ImageManifestBuilder::default()
-        .schema_version(SCHEMA_VERSION)
-        .media_type(MediaType::ImageManifest)
-        .config(config.descriptor(MediaType::ImageConfig)?)
-        .layers(layers)
-        .annotations(annotations(parts))
-        .build()?;
-    let manifest = Blob::new(stable(&manifest)?);
-    let index = index(parts, &manifest)?;
-    let records = [Holds::Runtime, Holds::Model].into_iter().zip(&packed);
-    let layers = records
-        .map(|(holds, layer)| Layer {
-            holds,
-            digest: format!("sha256:{}", layer.blob.sha256),
-            bytes: layer.blob.bytes.len() as u64,
-            unpacked_bytes: layer.unpacked,
-        })
-        .collect();
-    let digest = format!("sha256:{}", manifest.sha256);
-    let [program, model] = packed;
-    let blobs = vec![program.blob, model.blob, config, manifest];
+    let model = pack(tar(seconds, &[MODEL_FOLDER], &files)?)?;
+    let (mut blobs, mut platforms, mut listed) = (Vec::new(), Vec::new(), Vec::new());
+    for (arch, program) in parts.programs {
+        let program = pack(tar(seconds, &[], &[(SERVER, program, 0o755)])?)?;
+        let layers = [&program, &model];
+        let config = Blob::new(serde_json::to_vec(&config(parts, *arch, seconds, layers)?)?);
+        let descriptors = layers
+            .map(|layer| layer.blob.descriptor(layer.media_type.clone()))
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?;
+        let manifest = ImageManifestBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .media_type(MediaType::ImageManifest)
+            .config(config.descriptor(MediaType::ImageConfig)?)
+            .layers(descriptors)
+            .annotations(annotations(parts))
+            .build()?;
+        let manifest = Blob::new(stable(&manifest)?);
+        platforms.push(Platform {
+            arch: *arch,
+            digest: manifest.digest(),
+            config: config.digest(),
+            layers: vec![program.record(Holds::Runtime), model.record(Holds::Model)],
+        });
+        listed.push(Listed {
+            arch: *arch,
+            descriptor: manifest.descriptor(MediaType::ImageManifest)?,
+        });
+        blobs.extend([program.blob, config, manifest]);
+    }
+    blobs.push(model.blob);
+    let (name, named) = match listed.as_slice() {
+        [Listed { descriptor, arch }] => (descriptor.clone(), Some(*arch)),
+        more => {
+            let index = Blob::new(index(more, Some(annotations(parts)))?);
+            let descriptor = index.descriptor(MediaType::ImageIndex)?;
+            blobs.push(index);
+            (descriptor, None)
+        }
+    };
     let image = Image {
         folder: IMAGE_FOLDER.into(),
-        arch: parts.arch,
-        digest,
+        digest: name.digest().to_string(),
         bytes: blobs.iter().map(|blob| blob.bytes.len() as u64).sum(),
-        layers,
+        platforms,
     };
-    Ok(Made { image, index, blobs })
+    Ok(Made { image, index: entry_point(&name, named)?, blobs })
 }
 
 impl Made {
@@ -208,12 +247,15 @@ impl Made {
 
     /// The layout as one file that `docker load` and `podman load` take.
     pub fn docker_archive(&self, name: &str, modified: Option<i64>) -> Result<Vec<u8>, ImageError> {
-        let path = |blob: &Blob| format!("blobs/sha256/{}", blob.sha256);
-        let [program, model, config, _] = self.blobs.as_slice() else { return Ok(Vec::new()) };
+        let path = |digest: &str| format!("blobs/{}", digest.replacen(':', "/", 1));
+        let [platform] = self.image.platforms.as_slice() else {
+            return Err(ImageError::OnePlatform);
+        };
+        let layers: Vec<String> = platform.layers.iter().map(|layer| path(&layer.digest)).collect();
         let manifest = serde_json::to_vec(&serde_json::json!([{
-            "Config": path(config),
+            "Config": path(&platform.config),
             "RepoTags": [format!("{name}:latest")],
-            "Layers": [path(program), path(model)],
+            "Layers": layers,
         }]))?;
         // Some read it as a layout, and take its name from there.
         let mut index: serde_json::Value = serde_json::from_slice(&self.index)?;
@@ -283,11 +325,12 @@ fn pack(archive: Vec<u8>) -> Result<Packed, ImageError> {
 
 fn config(
     parts: &ImageParts<'_>,
+    arch: Arch,
     seconds: u64,
-    layers: &[Packed],
+    layers: [&Packed; 2],
 ) -> Result<serde_json::Value, ImageError> {
     let diff_ids: Vec<String> =
-        layers.iter().map(|layer| format!("sha256:{}", layer.diff_id)).collect();
+        layers.into_iter().map(|layer| format!("sha256:{}", layer.diff_id)).collect();
     let root = RootFsBuilder::default().typ("layers").diff_ids(diff_ids).build()?;
     let program: Config = ConfigBuilder::default()
         .user(format!("{USER}:{USER}"))
@@ -300,12 +343,20 @@ fn config(
         .build()?;
     let config = ImageConfigurationBuilder::default()
         .created(rfc3339(seconds)?)
-        .architecture(oci(parts.arch))
+        .architecture(oci(arch))
         .os(Os::Linux)
         .config(program)
         .rootfs(root)
         .build()?;
     Ok(serde_json::to_value(&config)?)
+}
+
+/// A processor's name in container images.
+pub(crate) fn platform_name(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "amd64",
+        Arch::Arm64 => "arm64",
+    }
 }
 
 fn oci(arch: Arch) -> OciArch {
@@ -316,7 +367,7 @@ fn oci(arch: Arch) -> OciArch {
 }
 
 /// What the image says of itself, on its manifest and as labels.
-fn annotations(parts: &ImageParts<'_>) -> HashMap<String, String> {
+pub(crate) fn annotations(parts: &ImageParts<'_>) -> HashMap<String, String> {
     let mut all = HashMap::from([
         ("org.opencontainers.image.title".to_owned(), parts.name.to_owned()),
         ("dev.slsml.version".to_owned(), parts.slsml_version.to_owned()),
@@ -332,20 +383,38 @@ fn annotations(parts: &ImageParts<'_>) -> HashMap<String, String> {
     all
 }
 
-fn index(parts: &ImageParts<'_>, manifest: &Blob) -> Result<Vec<u8>, ImageError> {
-    let platform =
-        PlatformBuilder::default().architecture(oci(parts.arch)).os(Os::Linux).build()?;
-    let digest = Sha256Digest::from_str(&manifest.sha256)?;
-    // The name a tool finds it by: what it is, not when it was made.
-    let tag = format!("sha256-{}", manifest.sha256.get(..12).unwrap_or_default());
-    let name = ("org.opencontainers.image.ref.name".to_owned(), tag);
-    let descriptor = DescriptorBuilder::default()
-        .media_type(MediaType::ImageManifest)
-        .size(manifest.bytes.len() as u64)
-        .digest(Digest::from(digest))
-        .platform(platform)
-        .annotations(HashMap::from([name]))
+/// An index of manifests.
+fn index(
+    listed: &[Listed],
+    annotations: Option<HashMap<String, String>>,
+) -> Result<Vec<u8>, ImageError> {
+    let with_platform = |one: &Listed| {
+        let mut descriptor = one.descriptor.clone();
+        descriptor.set_platform(Some(platform(one.arch)?));
+        Ok::<_, OciSpecError>(descriptor)
+    };
+    let manifests = listed.iter().map(with_platform).collect::<Result<Vec<_>, _>>()?;
+    let mut index = ImageIndexBuilder::default()
+        .schema_version(SCHEMA_VERSION)
+        .media_type(MediaType::ImageIndex)
+        .manifests(manifests)
         .build()?;
+    index.set_annotations(annotations);
+    stable(&index)
+}
+
+fn platform(arch: Arch) -> Result<oci_spec::image::Platform, OciSpecError> {
+    PlatformBuilder::default().architecture(oci(arch)).os(Os::Linux).build()
+}
+
+/// `index.json` of the layout: the image under the name a tool finds it by, which is what it is and
+/// not when it was made.
+fn entry_point(image: &Descriptor, arch: Option<Arch>) -> Result<Vec<u8>, ImageError> {
+    let tag = format!("sha256-{}", image.digest().digest().get(..12).unwrap_or_default());
+    let name = ("org.opencontainers.image.ref.name".to_owned(), tag);
+    let mut descriptor = image.clone();
+    descriptor.set_platform(arch.map(platform).transpose()?);
+    descriptor.set_annotations(Some(HashMap::from([name])));
     let index = ImageIndexBuilder::default()
         .schema_version(SCHEMA_VERSION)
         .media_type(MediaType::ImageIndex)
@@ -382,11 +451,10 @@ mod tests {
 
     use super::*;
 
-    fn parts(server: &[u8]) -> ImageParts<'_> {
+    fn parts<'a>(programs: &'a [(Arch, &'a [u8])]) -> ImageParts<'a> {
         ImageParts {
             name: "digits",
-            server,
-            arch: Arch::X86_64,
+            programs,
             model: b"a model",
             model_sha256: "00",
             manifest: b"{}",
@@ -401,25 +469,50 @@ mod tests {
     #[test]
     fn the_same_parts_make_the_same_image_and_a_new_program_leaves_the_models_layer() {
         let [one, again, other] = [b"program".as_slice(), b"program", b"another"]
-            .map(|server| make_image(&parts(server)).unwrap());
+            .map(|program| make_image(&parts(&[(Arch::X86_64, program)])).unwrap());
         assert_eq!(one.image, again.image);
         assert_eq!(one.index, again.index);
         assert_ne!(one.image.digest, other.image.digest);
-        assert_ne!(one.image.layers[0], other.image.layers[0]);
-        assert_eq!(one.image.layers[1], other.image.layers[1]);
+        let layer = |made: &Made, at: usize| made.image.platforms[0].layers[at].clone();
+        assert_ne!(layer(&one, 0), layer(&other, 0));
+        assert_eq!(layer(&one, 1), layer(&other, 1));
+    }
+
+    #[test]
+    fn an_index_holds_an_image_for_each_processor_and_the_model_once() {
+        let (amd, arm) = ((Arch::X86_64, &b"amd"[..]), (Arch::Arm64, &b"arm"[..]));
+        let both = make_image(&parts(&[amd, arm])).unwrap();
+        let one = make_image(&parts(&[amd])).unwrap();
+        let [first, second] = both.image.platforms.as_slice() else { panic!("{:?}", both.image) };
+        assert_eq!(first, &one.image.platforms[0], "the image is the one it is alone");
+        assert_eq!(first.layers[1], second.layers[1]);
+        assert_eq!(both.blobs.len(), 8, "two programs, configurations and manifests, model, index");
+        let index = both
+            .files()
+            .find(|(path, _)| path.ends_with(both.image.digest.trim_start_matches("sha256:")));
+        let index: serde_json::Value = serde_json::from_slice(index.unwrap().1).unwrap();
+        let listed = |at: usize| {
+            let one = &index["manifests"][at];
+            (one["platform"]["architecture"].clone(), one["digest"].clone())
+        };
+        assert_eq!(listed(0), ("amd64".into(), first.digest.clone().into()));
+        assert_eq!(listed(1), ("arm64".into(), second.digest.clone().into()));
+        assert_eq!(index["annotations"]["org.opencontainers.image.revision"], "abc");
+        assert!(matches!(both.docker_archive("x", None), Err(ImageError::OnePlatform)));
     }
 
     #[test]
     fn every_blob_is_named_by_its_digest_and_nobody_runs_it() {
-        let made = make_image(&parts(b"program")).unwrap();
+        let program = [(Arch::X86_64, &b"program"[..])];
+        let made = make_image(&parts(&program)).unwrap();
         for (path, bytes) in made.files() {
             if let Some(digest) = path.strip_prefix("blobs/sha256/") {
                 assert_eq!(digest, sha256_hex(bytes));
             }
         }
-        let config = std::str::from_utf8(&made.blobs[2].bytes).unwrap();
+        let config = std::str::from_utf8(&made.blobs[1].bytes).unwrap();
         assert!(config.contains("\"User\":\"65532:65532\""), "{config}");
         assert!(config.contains("\"created\":\"1970-01-01T00:00:00Z\""), "{config}");
-        assert!(make_image(&ImageParts { modified: Some(-1), ..parts(b"") }).is_err());
+        assert!(make_image(&ImageParts { modified: Some(-1), ..parts(&program) }).is_err());
     }
 }

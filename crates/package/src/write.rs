@@ -12,10 +12,11 @@ use thiserror::Error;
 
 use crate::archive::deflated_share;
 use crate::budget::{self, LAMBDA_DIRECT_BYTES};
+use crate::dockerfile::{self, DOCKERFILE_FOLDER};
 use crate::image::write_layout;
 use crate::{
-    ARTIFACT_FILE, ArchiveError, Artifact, BOOTSTRAP, Budgets, Entry, EntryRecord, IMAGE_FOLDER,
-    Image, ImageError, ImageParts, LambdaZip, Made, Method, ModelRecord, OverBudget, Runtime,
+    ARTIFACT_FILE, Arch, ArchiveError, Artifact, BOOTSTRAP, Budgets, Entry, EntryRecord,
+    IMAGE_FOLDER, ImageError, ImageParts, LambdaZip, Method, ModelRecord, OverBudget, Runtime,
     make_image, sha256_hex, zip,
 };
 
@@ -41,6 +42,8 @@ pub enum WriteError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("cannot describe the artifact: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("a zip for Lambda holds one runtime, not {0}")]
+    Runtimes(usize),
 }
 
 /// What an artifact is made from.
@@ -60,8 +63,8 @@ pub struct Ingredients<'a> {
     pub not_numbers: &'a [String],
     /// Which of its answers are counted as metrics, if any are.
     pub counted: Option<CountedOutput>,
-    /// The program that serves it.
-    pub runtime: &'a Runtime,
+    /// The programs that serve it: one for Lambda, one for each processor of an image.
+    pub runtimes: &'a [Runtime],
     /// What the artifact may weigh.
     pub budgets: Budgets,
     /// Whether size is worth a minute.
@@ -76,19 +79,31 @@ pub struct Ingredients<'a> {
     pub version: Option<&'a str>,
 }
 
+/// In what else an image is written, beside its OCI layout.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AlsoAs<'a> {
+    /// A file for `docker load`.
+    pub docker_archive: Option<&'a Path>,
+    /// A folder with a Dockerfile that makes the same.
+    pub dockerfile: bool,
+}
+
 /// Builds the Lambda zip of a packaged model and writes it with its record into `folder`, unless
 /// it is over budget.
 pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact, WriteError> {
     let (model_sha256, manifest) = manifest(from)?;
     let method = if from.smallest { Method::Zopfli } else { Method::Deflated };
     let file = |path, bytes| Entry { path, bytes, executable: false, method, zipped: None };
-    let zipped = from.runtime.zipped.as_deref();
+    let [runtime] = from.runtimes else {
+        return Err(WriteError::Runtimes(from.runtimes.len()));
+    };
+    let zipped = runtime.zipped.as_deref();
     let mut entries = [
         Entry {
             executable: true,
             zipped,
             method: if zipped.is_some() { Method::Zopfli } else { method },
-            ..file(BOOTSTRAP, &from.runtime.bytes)
+            ..file(BOOTSTRAP, &runtime.bytes)
         },
         file(MANIFEST_FILE, &manifest),
         file(MODEL_FILE, from.model),
@@ -109,14 +124,14 @@ pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact,
     };
     let lambda = LambdaZip {
         file: ZIP_FILE.into(),
-        arch: from.runtime.arch,
+        arch: runtime.arch,
         bytes: bytes.len() as u64,
         sha256: sha256_hex(&bytes),
         unzipped_bytes: entries.iter().map(|entry| entry.bytes.len() as u64).sum(),
         entries: entries.iter().map(&mut record).collect::<Result<_, _>>()?,
     };
     budget::check(&lambda, &from.budgets)?;
-    let artifact = artifact(from, model_sha256, Some(lambda), None);
+    let artifact = Artifact { lambda: Some(lambda), ..artifact(folder, from, model_sha256) };
     create(folder)?;
     write_whole(&folder.join(ZIP_FILE), &bytes)?;
     write_record(folder, &artifact)?;
@@ -124,17 +139,18 @@ pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact,
 }
 
 /// Builds the container image of a packaged model and writes its layout with its record into
-/// `folder`, and, if it is named, one file of it for docker.
+/// `folder`, and what else is asked for.
 pub fn package_image(
     folder: &Path,
     from: &Ingredients<'_>,
-    docker_archive: Option<&Path>,
+    also: AlsoAs<'_>,
 ) -> Result<Artifact, WriteError> {
     let (model_sha256, manifest) = manifest(from)?;
-    let made = make_image(&ImageParts {
+    let programs: Vec<(Arch, &[u8])> =
+        from.runtimes.iter().map(|runtime| (runtime.arch, &*runtime.bytes)).collect();
+    let parts = ImageParts {
         name: from.name,
-        server: &from.runtime.bytes,
-        arch: from.runtime.arch,
+        programs: &programs,
         model: from.model,
         model_sha256: &model_sha256,
         manifest: &manifest,
@@ -143,29 +159,40 @@ pub fn package_image(
         revision: from.revision,
         version: from.version,
         modified: from.modified,
-    })?;
+    };
+    let made = make_image(&parts)?;
     create(folder)?;
-    replace_layout(&made, folder)?;
-    if let Some(path) = docker_archive {
+    replace(folder, IMAGE_FOLDER, |place| {
+        write_layout(&made, place)
+            .map_err(|source| WriteError::Io { path: place.to_owned(), source })
+    })?;
+    if also.dockerfile {
+        replace(folder, DOCKERFILE_FOLDER, |place| dockerfile::write(&parts, place))?;
+    }
+    if let Some(path) = also.docker_archive {
         write_whole(path, &made.docker_archive(from.name, from.modified)?)?;
     }
-    let artifact = artifact(from, model_sha256, None, Some(made.image));
+    let artifact = Artifact { image: Some(made.image), ..artifact(folder, from, model_sha256) };
     write_record(folder, &artifact)?;
     Ok(artifact)
 }
 
-/// The layout appears as a whole in the place of an older one.
-fn replace_layout(made: &Made, folder: &Path) -> Result<(), WriteError> {
-    let place = folder.join(IMAGE_FOLDER);
+/// A folder appears as a whole in the place of an older one.
+fn replace(
+    folder: &Path,
+    name: &str,
+    write: impl FnOnce(&Path) -> Result<(), WriteError>,
+) -> Result<(), WriteError> {
+    let place = folder.join(name);
     let failed = |source| WriteError::Io { path: place.clone(), source };
     let staged = tempfile::Builder::new().prefix(".slsml-").tempdir_in(folder).map_err(failed)?;
-    let layout = staged.path().join(IMAGE_FOLDER);
-    write_layout(made, &layout).map_err(failed)?;
+    let fresh = staged.path().join(name);
+    write(&fresh)?;
     match std::fs::rename(&place, staged.path().join("older")) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    std::fs::rename(&layout, &place).map_err(failed)
+    std::fs::rename(&fresh, &place).map_err(failed)
 }
 
 /// The model's digest, and the manifest that goes with it.
@@ -181,13 +208,9 @@ fn manifest(from: &Ingredients<'_>) -> Result<(String, Vec<u8>), WriteError> {
     Ok((manifest.model_sha256, json))
 }
 
-fn artifact(
-    from: &Ingredients<'_>,
-    model_sha256: String,
-    lambda: Option<LambdaZip>,
-    image: Option<Image>,
-) -> Artifact {
-    Artifact {
+/// The record. What was made of the very same model for another target stays in it.
+fn artifact(folder: &Path, from: &Ingredients<'_>, model_sha256: String) -> Artifact {
+    let fresh = Artifact {
         schema: Artifact::schema(),
         name: from.name.into(),
         slsml_version: env!("CARGO_PKG_VERSION").into(),
@@ -200,8 +223,17 @@ fn artifact(
             parity: from.parity.clone(),
             not_numbers: from.not_numbers.to_vec(),
         },
-        lambda,
-        image,
+        lambda: None,
+        image: None,
+    };
+    let same = |there: &Artifact| {
+        let (a, b) = (there, &fresh);
+        (&a.name, &a.model, &a.slsml_version) == (&b.name, &b.model, &b.slsml_version)
+    };
+    // One that cannot be read is replaced.
+    match Artifact::read(folder).ok().filter(same) {
+        Some(Artifact { lambda, image, .. }) => Artifact { lambda, image, ..fresh },
+        None => fresh,
     }
 }
 

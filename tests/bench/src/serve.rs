@@ -434,8 +434,7 @@ fn image(programs: &Path, packaged: &Path, scratch: &Path) -> Result<(u64, f64),
     let began = Instant::now();
     let made = make_image(&ImageParts {
         name: "m",
-        server: &server,
-        arch: Arch::X86_64,
+        programs: &[(Arch::X86_64, &server)],
         model: &model,
         model_sha256: &slsml_package::sha256_hex(&model),
         manifest: b"{}",
@@ -451,6 +450,6 @@ fn image(programs: &Path, packaged: &Path, scratch: &Path) -> Result<(u64, f64),
         std::fs::write(folder.join(path), bytes)?;
     }
     let build_s = began.elapsed().as_secs_f64();
-    let model_layer = made.image.layers.last().map_or(0, |layer| layer.bytes);
+    let model_layer = made.image.platforms[0].layers.last().map_or(0, |layer| layer.bytes);
     Ok((made.image.bytes - model_layer, build_s))
 }
