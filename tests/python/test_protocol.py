@@ -1,5 +1,6 @@
 """The container's server, driven by other people's clients of the Open Inference Protocol: as a process, as a
 container on the local Cloud Run and, where the protocol allows, as a Lambda function behind its URL."""
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -13,10 +14,12 @@ import urllib.request
 import zipfile
 from http.client import HTTPConnection
 
+import grpc as grpclib
 import numpy as np
 import pytest
 import tritonclient.grpc as tg
 import tritonclient.http as th
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 import helpers
@@ -325,3 +328,67 @@ def test_nothing_that_was_sent_is_lost_when_the_server_is_told_to_stop(folder):
         for client in clients:
             client.join()
         assert (code, counts["lost"], counts["refused"]) == (0, [], []), counts
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps the spans it is sent."""
+
+    def __init__(self):
+        self.spans = []
+        self.resources = []
+        self.server = grpclib.server(concurrent.futures.ThreadPoolExecutor(2))
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self.server)
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
+    def Export(self, request, _):
+        for resource in request.resource_spans:
+            self.resources.append({one.key: one.value.string_value for one in resource.resource.attributes})
+            for scope in resource.scope_spans:
+                self.spans.extend(scope.spans)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+def test_each_request_is_a_span_below_its_callers(folder):
+    collector = Collector()
+    address = f"http://127.0.0.1:{collector.port}"
+    server = Server(folder, OTEL_EXPORTER_OTLP_ENDPOINT=address, K_REVISION="digits-1")
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    headers = {"traceparent": f"00-{trace}-{parent}-01"}
+    with th.InferenceServerClient(server.address) as client:
+        ask(th, client, images(1), headers=headers)
+        ask(th, client, images(1), headers={"traceparent": f"00-{trace}-{parent}-00"})
+        with pytest.raises(InferenceServerException):
+            client.get_model_metadata("another")
+    with tg.InferenceServerClient(server.address) as client:
+        ask(tg, client, images(1))
+    lines, code = server.stop()
+    collector.server.stop(1)
+    assert code == 0
+    # What was left went when the server was told to stop; what its caller does not keep is not kept.
+    names = [span.name for span in collector.spans]
+    infer = f"POST /v2/models/{MODEL}/infer"
+    assert names == [infer, "GET", "inference.GRPCInferenceService/ModelInfer"]
+    first = collector.spans[0]
+    assert (first.trace_id.hex(), first.parent_span_id.hex()) == (trace, parent)
+    attributes = {one.key: one.value for one in first.attributes}
+    assert attributes["http.response.status_code"].int_value == 200
+    assert attributes["http.request.method"].string_value == "POST"
+    assert first.end_time_unix_nano > first.start_time_unix_nano
+    resource = collector.resources[0]
+    assert (resource["service.name"], resource["service.version"]) == (MODEL, "digits-1")
+    # The log names the span.
+    logged = [line for line in lines if "httpRequest" in line]
+    assert logged[0]["logging.googleapis.com/spanId"] == first.span_id.hex()
+    assert logged[0]["logging.googleapis.com/trace"] == trace
+
+
+def test_a_collector_that_is_not_there_holds_up_nobody(folder):
+    address = f"http://127.0.0.1:{helpers.free_port()}"
+    server = Server(folder, OTEL_EXPORTER_OTLP_ENDPOINT=address)
+    with th.InferenceServerClient(server.address) as client:
+        for _ in range(20):
+            ask(th, client, images(1))
+    lines, code = server.stop()
+    assert code == 0
+    assert any(line.get("message") == "spans were lost" for line in lines)

@@ -12,6 +12,7 @@ use crate::pace::Pace;
 use crate::queue::{Full, Job, Queue};
 use crate::settings::Settings;
 use crate::stats::Stats;
+use crate::traces::Traces;
 use crate::{log, workers};
 
 pub(crate) struct App {
@@ -19,6 +20,7 @@ pub(crate) struct App {
     pub(crate) queue: Arc<Queue>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) pace: Arc<Pace>,
+    pub(crate) traces: Option<Traces>,
     pub(crate) settings: Settings,
 }
 
@@ -38,7 +40,7 @@ impl From<ProtocolError> for Refusal {
 }
 
 impl App {
-    /// Loads the model and starts its threads.
+    /// Loads the model and starts its threads; to be called within the server's runtime.
     pub(crate) fn load(settings: &Settings) -> Result<Arc<App>, Box<dyn std::error::Error>> {
         let manifest = Manifest::read(&settings.model.join(MANIFEST_FILE))?;
         let model = Model::load_to_serve(&settings.model.join(MODEL_FILE))?;
@@ -63,7 +65,9 @@ impl App {
             counted: manifest.counted,
             extensions: &["binary_tensor_data"],
         };
-        Ok(Arc::new(App { service, queue, stats, pace, settings: settings.clone() }))
+        let traces = settings.traces.then(|| Traces::connect(&service.name, &service.version));
+        let (traces, settings) = (traces.transpose()?, settings.clone());
+        Ok(Arc::new(App { service, queue, stats, pace, traces, settings }))
     }
 
     /// Runs the model for a request once a thread is free. A run that takes less time than waking

@@ -7,6 +7,8 @@ use std::time::Duration;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
+use crate::exchange::Ended;
+
 /// Writes one line. This and nothing else in the binary prints.
 pub(crate) fn line(value: &Value) {
     let mut text = value.to_string();
@@ -37,6 +39,8 @@ pub(crate) fn panics_as_json() {
 pub(crate) struct TraceContext {
     pub(crate) trace: String,
     pub(crate) span: String,
+    /// Whether the caller wants it kept.
+    pub(crate) sampled: bool,
 }
 
 impl TraceContext {
@@ -49,25 +53,29 @@ impl TraceContext {
         if let Some(parent) = text("traceparent") {
             let mut parts = parent.split('-');
             let (_, trace, span) = (parts.next()?, parts.next()?, parts.next()?);
-            return (is_hex(trace, 32) && is_hex(span, 16))
-                .then(|| TraceContext { trace: trace.into(), span: span.into() });
+            let flags = parts.next().and_then(|flags| u8::from_str_radix(flags, 16).ok());
+            let sampled = flags.is_some_and(|flags| flags & 1 == 1);
+            return (is_hex(trace, 32) && is_hex(span, 16)).then(|| TraceContext {
+                trace: trace.into(),
+                span: span.into(),
+                sampled,
+            });
         }
         let (trace, rest) = text("x-cloud-trace-context")?.split_once('/')?;
-        let span: u64 = rest.split(';').next()?.parse().ok()?;
-        is_hex(trace, 32)
-            .then(|| TraceContext { trace: trace.into(), span: format!("{span:016x}") })
+        let (span, options) = rest.split_once(';').unwrap_or((rest, ""));
+        let span: u64 = span.parse().ok()?;
+        is_hex(trace, 32).then(|| TraceContext {
+            trace: trace.into(),
+            span: format!("{span:016x}"),
+            sampled: options == "o=1",
+        })
     }
 }
 
 /// What became of one request.
 pub(crate) struct Access<'a> {
-    pub(crate) method: &'a str,
-    pub(crate) path: &'a str,
-    pub(crate) status: u16,
-    pub(crate) request_bytes: usize,
-    pub(crate) response_bytes: usize,
+    pub(crate) ended: &'a Ended<'a>,
     pub(crate) latency: Duration,
-    pub(crate) error: Option<&'a str>,
     pub(crate) trace: Option<&'a TraceContext>,
     pub(crate) project: Option<&'a str>,
 }
@@ -78,7 +86,8 @@ impl Access<'_> {
     }
 
     fn line(&self) -> Value {
-        let severity = match self.status {
+        let ended = self.ended;
+        let severity = match ended.status {
             500.. => "ERROR",
             400.. => "WARNING",
             _ => "INFO",
@@ -86,18 +95,18 @@ impl Access<'_> {
         let mut line = json!({
             "severity": severity,
             "httpRequest": {
-                "requestMethod": self.method,
-                "requestUrl": self.path,
-                "status": self.status,
-                "requestSize": self.request_bytes.to_string(),
-                "responseSize": self.response_bytes.to_string(),
+                "requestMethod": ended.method,
+                "requestUrl": ended.path,
+                "status": ended.status,
+                "requestSize": ended.request_bytes.to_string(),
+                "responseSize": ended.response_bytes.to_string(),
                 "latency": format!("{:.6}s", self.latency.as_secs_f64()),
             },
         });
-        if let Some(error) = self.error {
+        if let Some(error) = ended.error {
             line["message"] = json!(error);
         }
-        if let Some(TraceContext { trace, span }) = self.trace {
+        if let Some(TraceContext { trace, span, .. }) = self.trace {
             let name = match self.project {
                 Some(project) => format!("projects/{project}/traces/{trace}"),
                 None => trace.clone(),
@@ -125,7 +134,8 @@ mod tests {
 
     #[test]
     fn traces_are_found_in_both_headers() {
-        let expected = Some(TraceContext { trace: TRACE.into(), span: "00f067aa0ba902b7".into() });
+        let (trace, span) = (TRACE.to_owned(), "00f067aa0ba902b7".to_owned());
+        let expected = Some(TraceContext { trace, span, sampled: true });
         assert_eq!(context("traceparent", &format!("00-{TRACE}-00f067aa0ba902b7-01")), expected);
         let google = format!("{TRACE}/{};o=1", 0x00f0_67aa_0ba9_02b7_u64);
         assert_eq!(context("x-cloud-trace-context", &google), expected);

@@ -1,7 +1,6 @@
 //! The protocol over HTTP.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
@@ -13,16 +12,15 @@ use slsml_inference::{Answer, InferRequest, Method, ProtocolError, Route};
 
 use crate::app::{App, Refusal};
 use crate::encoding;
-use crate::log::{Access, TraceContext};
+use crate::exchange::{Ended, Exchange};
 
 /// Where an infer request's JSON ends and its tensors' bytes begin.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 /// Answers one request that is not gRPC's.
 pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let began = Instant::now();
-    let _in_flight = app.stats.begin();
     let (parts, body) = request.into_parts();
+    let exchange = Exchange::begin(&app, &parts.headers);
     if parts.uri.path() == "/metrics" && parts.method == http::Method::GET {
         return metrics(&app);
     }
@@ -30,23 +28,15 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
     let answered = respond(&app, &parts, body, &mut received).await;
     let error = answered.as_ref().err().map(message);
     let response = answered.unwrap_or_else(|refusal| refused(&refusal));
-    let status = response.status().as_u16();
-    let latency = began.elapsed();
-    app.stats.answered("rest", status, latency);
-    if app.settings.access_log {
-        Access {
-            method: parts.method.as_str(),
-            path: parts.uri.path(),
-            status,
-            request_bytes: received,
-            response_bytes: response.body().size(),
-            latency,
-            error: error.as_deref(),
-            trace: TraceContext::of(&parts.headers).as_ref(),
-            project: app.settings.project.as_deref(),
-        }
-        .log();
-    }
+    exchange.end(&Ended {
+        protocol: "rest",
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        status: response.status().as_u16(),
+        request_bytes: received,
+        response_bytes: response.body().size(),
+        error: error.as_deref(),
+    });
     response
 }
 

@@ -33,6 +33,9 @@ pub(crate) struct Settings {
     pub(crate) warm_up: bool,
     /// `SLSML_ACCESS_LOG`: whether each request is a line in the log. true.
     pub(crate) access_log: bool,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`: whether there is a collector
+    /// for traces, spoken to over gRPC without TLS.
+    pub(crate) traces: bool,
     /// `GOOGLE_CLOUD_PROJECT`: the project whose traces log lines name.
     pub(crate) project: Option<String>,
 }
@@ -65,9 +68,29 @@ impl Settings {
             drain: seconds("SLSML_DRAIN_S", 8)?,
             warm_up: flag(&get, "SLSML_WARM_UP", false)?,
             access_log: flag(&get, "SLSML_ACCESS_LOG", true)?,
+            traces: traces(&get)?,
             project: get("GOOGLE_CLOUD_PROJECT"),
         })
     }
+}
+
+/// Whether a collector is named that can be spoken to.
+fn traces(get: &impl Fn(&str) -> Option<String>) -> Result<bool, SettingsError> {
+    let names = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+    let named = names.into_iter().find_map(|name| Some((name, get(name)?)));
+    let Some((name, value)) = named.filter(|_| get("OTEL_SDK_DISABLED").as_deref() != Some("true"))
+    else {
+        return Ok(false);
+    };
+    if !value.starts_with("http://") {
+        return Err(SettingsError { name, value, what: "an address that begins with http://" });
+    }
+    for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
+        if let Some(value) = get(name).filter(|value| value != "grpc") {
+            return Err(SettingsError { name, value, what: "grpc" });
+        }
+    }
+    Ok(true)
 }
 
 fn number<T: FromStr + PartialOrd + Copy>(
@@ -107,8 +130,13 @@ mod tests {
     fn what_is_not_set_has_a_default_and_what_is_wrong_is_named() {
         let settings = Settings::from(|_| None).unwrap();
         assert_eq!((settings.port, settings.batch_size), (8080, 8));
-        let table =
-            [("PORT", "http"), ("PORT", "70000"), ("SLSML_THREADS", "0"), ("SLSML_WARM_UP", "yes")];
+        let table = [
+            ("PORT", "http"),
+            ("PORT", "70000"),
+            ("SLSML_THREADS", "0"),
+            ("SLSML_WARM_UP", "yes"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4317"),
+        ];
         for (name, wrong) in table {
             let get = |asked: &str| (asked == name).then(|| wrong.to_owned());
             let error = Settings::from(get).unwrap_err().to_string();

@@ -2,37 +2,14 @@
 //! not fit their shape.
 #![no_main]
 
+mod signature;
+
 use libfuzzer_sys::fuzz_target;
-use slsml_inference::{InferRequest, Limits};
-use slsml_model::{Datatype, Dim, Signature, TensorSpec};
+use signature::{LIMITS, check, signature};
+use slsml_inference::InferRequest;
 
 fuzz_target!(|body: &[u8]| {
-    let signature = signature();
-    let limits = Limits { body_bytes: 1 << 20, elements: 1 << 16 };
-    if let Ok(request) = InferRequest::parse(body, &signature, &limits) {
-        assert_eq!(request.inputs.len(), signature.inputs.len());
-        for tensor in &request.inputs {
-            assert_eq!(tensor.data().len(), tensor.shape().iter().product::<usize>());
-        }
+    if let Ok(request) = InferRequest::parse(body, &signature(), &LIMITS) {
+        check(&request);
     }
 });
-
-/// One input of each kind of element.
-fn signature() -> Signature {
-    let spec = |name: &str, datatype| TensorSpec {
-        name: name.into(),
-        datatype,
-        shape: vec![Dim::Named("n".into()), Dim::Fixed(2)],
-    };
-    Signature {
-        inputs: vec![
-            spec("floats", Datatype::Fp32),
-            spec("halves", Datatype::Fp16),
-            spec("integers", Datatype::Int64),
-            spec("bytes", Datatype::Uint8),
-            spec("flags", Datatype::Bool),
-            spec("texts", Datatype::Bytes),
-        ],
-        outputs: vec![spec("out", Datatype::Fp32)],
-    }
-}

@@ -1,29 +1,32 @@
 //! The protocol over gRPC.
 
+mod decode;
 mod messages;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
-use slsml_inference::{Elements, GivenInput, InferRequest, ProtocolError, RawOutput, metadata};
-use slsml_model::{Data, TensorSpec};
+use slsml_inference::{ProtocolError, RawOutput, metadata};
+use slsml_model::TensorSpec;
 use tonic::body::Body;
-use tonic::codec::CompressionEncoding;
+use tonic::codec::{Codec, CompressionEncoding};
 use tonic::server::{Grpc, UnaryService};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
 use crate::app::{App, Refusal};
-use crate::log::{Access, TraceContext};
+use crate::exchange::{Ended, Exchange};
 use crate::rest::BUSY;
+use decode::{Counted, bind};
 use messages::{
-    Contents, Empty, InferTensor, ModelInferRequest, ModelInferResponse, ModelMetadata, ModelName,
-    Ready, ServerLive, ServerMetadata, TensorMetadata,
+    Empty, InferTensor, ModelInferRequest, ModelInferResponse, ModelMetadata, ModelName, Ready,
+    ServerLive, ServerMetadata, TensorMetadata,
 };
+
+pub use decode::decode;
 
 const SERVICE: &str = "/inference.GRPCInferenceService/";
 
@@ -35,31 +38,21 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// Answers one request that is gRPC's.
 pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
-    let began = Instant::now();
-    let _in_flight = app.stats.begin();
+    let exchange = Exchange::begin(&app, request.headers());
     let path = request.uri().path().to_owned();
-    let trace = TraceContext::of(request.headers());
     let response = dispatch(&app, &path, request).await;
     let code = code(response.headers());
-    // An answer that does not say otherwise in its head says it is fine in its trailers.
-    let status = http_status(code);
-    let latency = began.elapsed();
-    app.stats.answered("grpc", status, latency);
-    if app.settings.access_log {
-        let error = Status::from_header_map(response.headers());
-        Access {
-            method: "POST",
-            path: &path,
-            status,
-            request_bytes: 0,
-            response_bytes: 0,
-            latency,
-            error: error.as_ref().map(Status::message).filter(|_| code != Code::Ok),
-            trace: trace.as_ref(),
-            project: app.settings.project.as_deref(),
-        }
-        .log();
-    }
+    let error = Status::from_header_map(response.headers());
+    exchange.end(&Ended {
+        protocol: "grpc",
+        method: "POST",
+        path: &path,
+        // An answer that does not say otherwise in its head says it is fine in its trailers.
+        status: http_status(code),
+        request_bytes: 0,
+        response_bytes: 0,
+        error: error.as_ref().map(Status::message).filter(|_| code != Code::Ok),
+    });
     response
 }
 
@@ -82,25 +75,37 @@ fn http_status(code: Code) -> u16 {
 
 async fn dispatch(app: &Arc<App>, path: &str, request: Request<Incoming>) -> Response<Body> {
     match path.strip_prefix(SERVICE) {
-        Some("ServerLive") => one(app, request, server_live).await,
-        Some("ServerReady") => one(app, request, server_ready).await,
-        Some("ModelReady") => one(app, request, model_ready).await,
-        Some("ServerMetadata") => one(app, request, server_metadata).await,
-        Some("ModelMetadata") => one(app, request, model_metadata).await,
-        Some("ModelInfer") => one(app, request, model_infer).await,
+        Some("ServerLive") => one(app, request, plain(), server_live).await,
+        Some("ServerReady") => one(app, request, plain(), server_ready).await,
+        Some("ModelReady") => one(app, request, plain(), model_ready).await,
+        Some("ServerMetadata") => one(app, request, plain(), server_metadata).await,
+        Some("ModelMetadata") => one(app, request, plain(), model_metadata).await,
+        Some("ModelInfer") => {
+            let codec = Counted { limits: app.service.limits };
+            one(app, request, codec, model_infer).await
+        }
         _ => Status::unimplemented(format!("nothing is at {path}")).into_http(),
     }
 }
 
+/// Small messages, as prost reads and writes them.
+fn plain<A, B>() -> ProstCodec<B, A> {
+    ProstCodec::default()
+}
+
 /// One message in, one message out.
-async fn one<A, B, F, R>(app: &Arc<App>, request: Request<Incoming>, answer: F) -> Response<Body>
+async fn one<C, F, R>(
+    app: &Arc<App>,
+    request: Request<Incoming>,
+    codec: C,
+    answer: F,
+) -> Response<Body>
 where
-    A: prost::Message + Default + Send + 'static,
-    B: prost::Message + Default + Send + 'static,
-    F: Fn(Arc<App>, A) -> R,
-    R: Future<Output = Result<B, Status>> + Send + 'static,
+    C: Codec<Decode: Send + 'static, Encode: Send + 'static>,
+    F: Fn(Arc<App>, C::Decode) -> R,
+    R: Future<Output = Result<C::Encode, Status>> + Send + 'static,
 {
-    let mut grpc = Grpc::new(ProstCodec::<B, A>::default())
+    let mut grpc = Grpc::new(codec)
         .max_decoding_message_size(app.settings.body_bytes)
         .max_encoding_message_size(usize::MAX)
         .accept_compressed(CompressionEncoding::Gzip)
@@ -175,7 +180,8 @@ async fn model_infer(
     asked: ModelInferRequest,
 ) -> Result<ModelInferResponse, Status> {
     named(&app, &asked.model_name, &asked.model_version)?;
-    let mut request = bind(&app, asked).map_err(|error| status(&error))?;
+    let bound = bind(asked, app.service.model.signature(), &app.service.limits);
+    let mut request = bound.map_err(|error| status(&error))?;
     let tensors = app.run(&mut request).await.map_err(|refusal| match refusal {
         Refusal::Busy => Status::unavailable(BUSY),
         Refusal::Protocol(error) => status(&error),
@@ -211,74 +217,4 @@ fn status(error: &ProtocolError) -> Status {
         ProtocolError::Failed(_) => Code::Internal,
     };
     Status::new(code, error.message())
-}
-
-fn bad(message: String) -> ProtocolError {
-    ProtocolError::BadRequest(message)
-}
-
-fn bind(app: &App, asked: ModelInferRequest) -> Result<InferRequest, ProtocolError> {
-    let raw = &asked.raw_input_contents;
-    if !raw.is_empty() && raw.len() != asked.inputs.len() {
-        return Err(bad(format!(
-            "there are {} inputs and {} raw_input_contents",
-            asked.inputs.len(),
-            raw.len()
-        )));
-    }
-    let mut inputs = Vec::with_capacity(asked.inputs.len());
-    for (at, input) in asked.inputs.into_iter().enumerate() {
-        let elements = match (raw.get(at), input.contents) {
-            (Some(_), Some(_)) => {
-                return Err(bad(format!(
-                    "input `{}` has contents, and so do raw_input_contents: use one of both",
-                    input.name
-                )));
-            }
-            (Some(bytes), None) => Elements::Raw(bytes),
-            (None, None) => Elements::Absent,
-            (None, Some(contents)) => Elements::Data(data(&input.name, &input.datatype, contents)?),
-        };
-        let InferTensor { name, datatype, shape, .. } = input;
-        inputs.push(GivenInput { name, shape, datatype, elements });
-    }
-    let outputs: Vec<String> = asked.outputs.into_iter().map(|output| output.name).collect();
-    let id = Some(asked.id).filter(|id| !id.is_empty());
-    InferRequest::bind(id, inputs, &outputs, app.service.model.signature(), &app.service.limits)
-}
-
-/// Elements in the field of their type.
-fn data(name: &str, datatype: &str, contents: Contents) -> Result<Data, ProtocolError> {
-    fn narrow<T: TryFrom<V>, V: Copy + std::fmt::Display>(
-        name: &str,
-        datatype: &str,
-        values: &[V],
-    ) -> Result<Vec<T>, ProtocolError> {
-        let unfit = |value| bad(format!("the data of input `{name}`: {value} is no {datatype}"));
-        values.iter().map(|&value| T::try_from(value).map_err(|_| unfit(value))).collect()
-    }
-    Ok(match datatype {
-        "BOOL" => Data::Bool(contents.bools),
-        "INT8" => Data::Int8(narrow(name, datatype, &contents.ints)?),
-        "INT16" => Data::Int16(narrow(name, datatype, &contents.ints)?),
-        "INT32" => Data::Int32(contents.ints),
-        "INT64" => Data::Int64(contents.int64s),
-        "UINT8" => Data::Uint8(narrow(name, datatype, &contents.uints)?),
-        "UINT16" => Data::Uint16(narrow(name, datatype, &contents.uints)?),
-        "UINT32" => Data::Uint32(contents.uints),
-        "UINT64" => Data::Uint64(contents.uint64s),
-        "FP32" => Data::Fp32(contents.fp32s),
-        "FP64" => Data::Fp64(contents.fp64s),
-        "BYTES" => {
-            let texts = contents.bytes.iter().map(|bytes| String::from_utf8(bytes.to_vec()));
-            Data::Bytes(
-                texts.collect::<Result<_, _>>().map_err(|_| {
-                    bad(format!("the data of input `{name}`: an element is not UTF-8"))
-                })?,
-            )
-        }
-        other => {
-            return Err(bad(format!("input `{name}`: {other} comes in raw_input_contents only")));
-        }
-    })
 }
