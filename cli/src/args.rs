@@ -49,7 +49,11 @@ pub(crate) enum Command {
     Release(Release),
     /// Show every release of an alias and what became of it
     History(ReleaseTarget),
-    /// Run a Lambda on this machine
+    /// Delete versions or revisions that have neither traffic nor a name
+    Prune(Prune),
+    /// Delete a function or a service with everything in it
+    Destroy(Destroy),
+    /// Run a Lambda, a Cloud Run and what they need on this machine
     #[command(subcommand)]
     Local(Local),
     /// Print the JSON Schema of slsml.toml
@@ -230,9 +234,9 @@ pub(crate) struct Push {
 }
 
 /// Where the function is.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct PlaceArgs {
-    /// Use the Lambda on this machine (slsml local up)
+    /// Use the cloud on this machine (slsml local up)
     #[arg(long)]
     pub(crate) local: bool,
     /// The local Lambda's folder [default: the user's state folder]
@@ -276,6 +280,9 @@ pub(crate) struct DeployCloudrun {
     /// Where the image goes: REGISTRY/PATH [default: REGION-docker.pkg.dev/PROJECT/slsml/SERVICE]
     #[arg(long, value_name = "REGISTRY/PATH")]
     pub(crate) repository: Option<String>,
+    /// The bucket of Cloud Storage the release's journal goes to
+    #[arg(long)]
+    pub(crate) bucket: Option<String>,
     /// Give the new revision this share of the traffic, in percent, and wait for a person: short for
     /// --strategy canary --steps PERCENT,pause
     #[arg(long, value_name = "PERCENT", conflicts_with_all = ["no_traffic", "strategy", "steps"],
@@ -434,6 +441,27 @@ pub(crate) struct Status {
     pub(crate) target: ReleaseTarget,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Prune {
+    #[command(flatten)]
+    pub(crate) target: ReleaseTarget,
+    /// How many of the newest unused ones stay
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(crate) keep: usize,
+    /// Show what would be deleted, and delete nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Destroy {
+    #[command(flatten)]
+    pub(crate) target: ReleaseTarget,
+    /// Delete it
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Release {
     /// Show the releases of an alias, the newest first
@@ -457,7 +485,7 @@ pub(crate) enum Release {
 }
 
 /// An alias.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ReleaseTarget {
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
@@ -470,7 +498,7 @@ pub(crate) struct ReleaseTarget {
     /// Its Google Cloud project [default: GOOGLE_CLOUD_PROJECT]
     #[arg(long, value_name = "ID")]
     pub(crate) project: Option<String>,
-    /// The bucket with the journals [default: the one under [lambda]]
+    /// The bucket with the journals [default: the one under [lambda] or [cloudrun]]
     #[arg(long)]
     pub(crate) bucket: Option<String>,
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use slsml_cloudrun::{RevisionMetrics, ServiceTarget};
+use slsml_cloudrun::{ObjectStore, RevisionMetrics, ServiceTarget};
 use slsml_lambda::{AliasTarget, BucketStore, VersionMetrics};
 use slsml_release::lease::{Holder, Lease};
 use slsml_release::ports::{Clock, PortError, Store, SystemClock, Tag};
@@ -34,8 +34,10 @@ pub(crate) struct Engine {
 pub(crate) enum Journals {
     /// On this machine.
     Folder(FolderStore),
-    /// Where any machine finds them.
+    /// Where any machine finds them: a bucket of Amazon S3.
     Bucket(BucketStore),
+    /// The same on Google Cloud Storage.
+    Objects(ObjectStore),
 }
 
 pub(crate) type Connected<'a> = World<'a, AnyTarget, AnyMetrics, Journals, SystemClock>;
@@ -69,8 +71,16 @@ impl Engine {
         })
     }
 
-    pub(crate) fn of_service(place: &CloudrunPlace, service: &str) -> Result<Engine, Failure> {
+    pub(crate) fn of_service(
+        place: &CloudrunPlace,
+        service: &str,
+        bucket: Option<&str>,
+    ) -> Result<Engine, Failure> {
         let google = &place.google;
+        let journals = match bucket {
+            Some(bucket) => Journals::Objects(ObjectStore::new(google, bucket)),
+            None => Journals::Folder(FolderStore::new(place.journals()?)),
+        };
         let metrics = RevisionMetrics::new(google, service, if place.local { 1 } else { 60 });
         let (project, region) = (google.project(), google.region());
         let name = if place.local { "local".into() } else { format!("{project}/{region}") };
@@ -78,7 +88,7 @@ impl Engine {
             site: Site::Service { service: service.into() },
             target: AnyTarget::Service(ServiceTarget::new(google, service)),
             metrics: AnyMetrics::Revisions(metrics),
-            journals: Journals::Folder(FolderStore::new(place.journals()?)),
+            journals,
             holder: this_process(),
             name: format!("cloudrun/{name}/{service}"),
             place: if place.local { " --local" } else { "" },
@@ -211,6 +221,7 @@ impl Store for Journals {
         match self {
             Self::Folder(store) => store.read(key).await,
             Self::Bucket(store) => store.read(key).await,
+            Self::Objects(store) => store.read(key).await,
         }
     }
 
@@ -218,6 +229,7 @@ impl Store for Journals {
         match self {
             Self::Folder(store) => store.create(key, bytes).await,
             Self::Bucket(store) => store.create(key, bytes).await,
+            Self::Objects(store) => store.create(key, bytes).await,
         }
     }
 
@@ -225,6 +237,7 @@ impl Store for Journals {
         match self {
             Self::Folder(store) => store.replace(key, bytes, seen).await,
             Self::Bucket(store) => store.replace(key, bytes, seen).await,
+            Self::Objects(store) => store.replace(key, bytes, seen).await,
         }
     }
 
@@ -232,6 +245,7 @@ impl Store for Journals {
         match self {
             Self::Folder(store) => store.list(prefix).await,
             Self::Bucket(store) => store.list(prefix).await,
+            Self::Objects(store) => store.list(prefix).await,
         }
     }
 }

@@ -133,6 +133,8 @@ impl From<CloudRunError> for Failure {
             }
             CloudRunError::Divided { .. } => Failure::new(Exit::Moved, error)
                 .help("give all of it to one of them first, with gcloud run services update-traffic"),
+            CloudRunError::NoBucket { .. } => Failure::new(Exit::Cloud, error)
+                .help("make it: gcloud storage buckets create gs://NAME"),
             CloudRunError::NoService { .. } => {
                 Failure::new(Exit::Cloud, error).help("deploy it with slsml deploy cloudrun")
             }

@@ -101,7 +101,7 @@ pub(crate) fn running(home: &Home) -> Result<Running, Failure> {
 }
 
 pub(crate) fn not_running(home: &Home) -> Failure {
-    let message = format!("no local Lambda runs in {}", home.dir().display());
+    let message = format!("no local cloud runs in {}", home.dir().display());
     Failure::new(Exit::Cloud, message).help("start it: slsml local up --detach")
 }
 

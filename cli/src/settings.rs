@@ -138,6 +138,8 @@ pub(crate) struct CloudrunSettings {
     region: Option<String>,
     /// Where the image goes, as "REGISTRY/PATH". Default: REGION-docker.pkg.dev/PROJECT/slsml/SERVICE.
     repository: Option<String>,
+    /// The bucket of Cloud Storage for the journals of releases. Default: they lie on the machine that deploys.
+    bucket: Option<String>,
     /// CPUs of an instance: "1", "2", "4", "6", "8", or less than one. Default: 1.
     cpu: Option<String>,
     /// Memory of an instance. Default: 512Mi.
@@ -887,6 +889,11 @@ impl Settings {
     /// Who is told of a release.
     pub(crate) fn webhook(&self, flag: Option<&str>) -> Result<Option<Webhook>, Failure> {
         flag.or(self.release.webhook.as_deref()).map(Webhook::start).transpose()
+    }
+
+    /// The bucket of Cloud Storage for journals.
+    pub(crate) fn journal_bucket(&self, flag: Option<String>) -> Option<String> {
+        flag.or_else(|| self.cloudrun.bucket.clone())
     }
 
     /// The bucket for zips and journals.

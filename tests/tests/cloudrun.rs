@@ -428,6 +428,68 @@ async fn regions_are_told_apart_and_an_operation_on_a_deleted_service_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_journal_in_a_bucket_is_found_from_anywhere() {
+    let local = LocalLambda::start().unwrap();
+    let images = ["v1", "v2", "v3"].map(|version| local.package_image(version).unwrap());
+    let cloud = Cloud { local, images };
+    let bucket = ["--bucket", "journals-of-ours"];
+    let (code, value) = cloud.deploy(0, &bucket);
+    assert_eq!(code, 4, "there is no such bucket: {value}");
+    assert!(value.to_string().contains("journals-of-ours"), "{value}");
+    let make = http().unwrap().post(format!("{}/storage/v1/b", cloud.local.endpoint));
+    let make = make.bearer_auth("x").json(&json!({ "name": "journals-of-ours" }));
+    assert_eq!(make.send().await.unwrap().status(), 200);
+    let (code, value) = cloud.deploy(0, &[&bucket[..], &["--public"]].concat());
+    assert_eq!((code, &value["outcome"]), (0, &json!("promoted")), "{value}");
+    let (code, value) = cloud.deploy(1, &bucket);
+    assert_eq!((code, &value["outcome"]), (0, &json!("promoted")), "{value}");
+    assert!(!cloud.local.dir().join("releases").exists(), "nothing lies on this machine");
+    let args = [&["history"][..], &bucket].concat();
+    let (code, history) = cloud.run(&args);
+    assert_eq!((code, history["releases"].as_array().map(Vec::len)), (0, Some(2)), "{history}");
+    let (_, none) = cloud.run(&["history"]);
+    assert_ne!(none["releases"], history["releases"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_needs_is_pruned_and_all_of_it_can_be_destroyed() {
+    let cloud = Cloud::start();
+    for image in [1, 2, 0] {
+        // Other settings make another revision of the same image.
+        let (code, value) = cloud.deploy(image, &["--concurrency", &(image + 10).to_string()]);
+        assert_eq!(code, 0, "{value}");
+    }
+    let revisions = || {
+        let (_, status) = cloud.run(&["status"]);
+        let all = status["revisions"].as_array().unwrap().clone();
+        all.iter().map(|one| one["revision"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let before = revisions();
+    assert_eq!(before.len(), 4);
+    let (code, would) = cloud.run(&["prune", "--keep", "1", "--dry-run"]);
+    assert_eq!((code, would["deleted"].as_array().unwrap().len()), (0, 1), "{would}");
+    assert_eq!(revisions(), before);
+    let (code, deleted) = cloud.run(&["prune", "--keep", "1"]);
+    assert_eq!((code, &deleted["deleted"]), (0, &would["deleted"]), "{deleted}");
+    let (_, again) = cloud.run(&["prune", "--keep", "0"]);
+    let all = [deleted["deleted"].clone(), again["deleted"].clone()];
+    let left = revisions();
+    for gone in all.iter().flat_map(|one| one.as_array().unwrap()) {
+        assert!(!left.contains(&gone.as_str().unwrap().to_owned()), "{gone}");
+    }
+    // Whom to go back to has a tag, and stays.
+    let service = cloud.service().await;
+    assert_eq!(revision_tagged(&service, "previous"), Some(cloud.mark(2)));
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert_eq!(cloud.run(&["release", "rollback"]).0, 0);
+    assert_eq!(cloud.run(&["destroy"]).0, 2, "without --yes");
+    let (code, value) = cloud.run(&["destroy", "--yes"]);
+    assert_eq!(code, 0, "{value}");
+    assert_eq!(cloud.run(&["status"]).0, 4);
+    assert_eq!(cloud.run(&["destroy", "--yes"]).0, 4, "it is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_does_not_start_moves_nothing_and_the_next_one_is_not_in_its_way() {
     let cloud = Cloud::start();
     let other = cloud.local.scratch().join("slsml-server");

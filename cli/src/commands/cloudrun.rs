@@ -12,7 +12,7 @@ use super::deploy::{self, Prepared};
 use super::push;
 use crate::args::DeployCloudrun;
 use crate::commands::release::show::Shown;
-use crate::engine::Engine;
+use crate::engine::{Engine, Journals};
 use crate::failure::{Exit, Failure};
 use crate::place::CloudrunPlace;
 use crate::printer::Printer;
@@ -73,7 +73,8 @@ pub(crate) async fn run(
             )
         });
     }
-    deploy::release(prepared, ensured.revision, &shown, !deployment.local, printer).await
+    let forgets = !deployment.local && matches!(prepared.engine.journals, Journals::Folder(_));
+    deploy::release(prepared, ensured.revision, &shown, forgets, printer).await
 }
 
 pub(crate) async fn plan(
@@ -139,9 +140,10 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
     let (repository, tag) = Repository::parse(&repository)?;
     let tags = layout.tags().into_iter().chain(tag).collect();
     let reference = format!("{repository}@{}", image.digest);
+    let bucket = settings.journal_bucket(args.bucket.clone());
     let webhook = settings.webhook(args.release.webhook.as_deref())?;
     let spec = settings.cloudrun_spec(args, service.clone(), artifact.name.clone(), reference)?;
-    let mut engine = Engine::of_service(&place, &service)?;
+    let mut engine = Engine::of_service(&place, &service, bucket.as_deref())?;
     engine.webhook = webhook;
     deploy::check_strategy(&engine, &strategy)?;
     let observed = match no_traffic {

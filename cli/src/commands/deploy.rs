@@ -94,7 +94,8 @@ pub(super) async fn release(
                  [lambda], others could go on with it"
             }
             Site::Service { .. } => {
-                "The release's journal lies on this machine: only from here it can be gone on with"
+                "The release's journal lies on this machine: with --bucket NAME, or bucket under \
+                 [cloudrun], others could go on with it"
             }
         });
     }

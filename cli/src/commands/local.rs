@@ -145,7 +145,7 @@ fn tell(printer: &Printer, home: &Home, running: &Running) -> Result<Exit, Failu
         let flag = |name: &str| if found { String::new() } else { format!(" {name} {dir}") };
         let (local_dir, dir_flag) = (flag("--local-dir"), flag("--dir"));
         format!(
-            "A Lambda runs on this machine: {endpoint}\n  \
+            "A cloud runs on this machine: {endpoint}\n  \
              state   {dir}\n  \
              use it  slsml deploy lambda --alias live --local{local_dir}\n  \
              or      eval \"$(slsml local env{dir_flag})\" and any AWS client\n  \
@@ -261,10 +261,10 @@ fn status(home: &Home, printer: &Printer) -> Result<Exit, Failure> {
     match home.running()? {
         Some(running) => printer.result(&describe(home, &running), || {
             let dir = home.dir().display();
-            format!("A local Lambda runs: {} (process {}, {dir})", running.endpoint(), running.pid)
+            format!("A local cloud runs: {} (process {}, {dir})", running.endpoint(), running.pid)
         }),
         None => printer.result(&json!({ "running": false }), || {
-            format!("No local Lambda runs in {}.", home.dir().display())
+            format!("No local cloud runs in {}.", home.dir().display())
         }),
     }
 }

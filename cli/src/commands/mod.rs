@@ -1,5 +1,6 @@
 //! One module a command.
 
+mod cleanup;
 mod cloudrun;
 mod deploy;
 mod explain_size;
@@ -39,6 +40,8 @@ pub(crate) fn run(args: Args, printer: &Printer) -> Result<Exit, Failure> {
         Command::Status(args) => block_on(status::run(&settings()?, args, printer)),
         Command::Release(args) => block_on(release::run(&settings()?, args, printer)),
         Command::History(args) => block_on(release::history(&settings()?, args, printer)),
+        Command::Prune(args) => block_on(cleanup::prune(&settings()?, args, printer)),
+        Command::Destroy(args) => block_on(cleanup::destroy(&settings()?, args, printer)),
         Command::Local(command) => local::run(command, printer),
         Command::Schema => {
             let schema = settings::schema();

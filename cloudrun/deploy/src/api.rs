@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
 use google_cloud_auth::credentials::{AccessTokenCredentials, Builder};
+use http::HeaderMap;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
 
@@ -23,6 +25,20 @@ const LOOK_AT_MOST: Duration = Duration::from_secs(2);
 /// How long an operation may take: Google gives a container four minutes to listen.
 const OPERATION: Duration = Duration::from_secs(360);
 
+/// What goes with a call.
+#[derive(Clone, Copy)]
+pub(crate) enum Payload<'a> {
+    None,
+    Json(&'a Value),
+    Bytes(&'a [u8]),
+}
+
+/// What came back.
+pub(crate) struct Answer {
+    pub(crate) headers: HeaderMap,
+    pub(crate) bytes: Bytes,
+}
+
 /// Where to connect to.
 #[derive(Clone, Debug)]
 pub struct Connect {
@@ -40,6 +56,7 @@ pub struct Google {
     http: Client,
     run: String,
     monitoring: String,
+    storage: String,
     credentials: Option<Arc<AccessTokenCredentials>>,
     project: String,
     region: String,
@@ -69,6 +86,7 @@ impl Google {
             http,
             run: at("https://run.googleapis.com"),
             monitoring: at("https://monitoring.googleapis.com"),
+            storage: at("https://storage.googleapis.com"),
             credentials,
             project: connect.project,
             region: connect.region,
@@ -108,6 +126,17 @@ impl Google {
         format!("{}/v3/projects/{}/timeSeries", self.monitoring, self.project)
     }
 
+    /// Cloud Storage's address of a resource: names of objects may have slashes.
+    pub(crate) fn storage_url(&self, api: &str, names: &[&str]) -> Result<String, CloudRunError> {
+        let unusable = |why: String| CloudRunError::NoCredentials { why };
+        let mut url = reqwest::Url::parse(&format!("{}{api}", self.storage))
+            .map_err(|error| unusable(error.to_string()))?;
+        url.path_segments_mut()
+            .map_err(|()| unusable("Cloud Storage's address has no path".into()))?
+            .extend(names);
+        Ok(url.into())
+    }
+
     /// The bearer token of whoever asks.
     async fn token(&self) -> Result<String, CloudRunError> {
         match &self.credentials {
@@ -137,7 +166,7 @@ impl Google {
         &self.http
     }
 
-    /// One call. What passes is tried again; a write that carries an etag cannot be done twice.
+    /// One call with JSON, and its answer.
     pub(crate) async fn call(
         &self,
         call: &'static str,
@@ -146,6 +175,20 @@ impl Google {
         query: &[(&str, String)],
         body: Option<&Value>,
     ) -> Result<Value, CloudRunError> {
+        let payload = body.map_or(Payload::None, Payload::Json);
+        let answer = self.exchange(call, method, url, query, payload).await?;
+        Ok(serde_json::from_slice(&answer.bytes).unwrap_or(Value::Null))
+    }
+
+    /// One call. What passes is tried again; a write that carries an etag cannot be done twice.
+    pub(crate) async fn exchange(
+        &self,
+        call: &'static str,
+        method: Method,
+        url: &str,
+        query: &[(&str, String)],
+        payload: Payload<'_>,
+    ) -> Result<Answer, CloudRunError> {
         let unreachable = |error: reqwest::Error| {
             // Without the address: the call's name says more.
             CloudRunError::Unreachable { call, cause: causes(&error.without_url()) }
@@ -154,16 +197,19 @@ impl Google {
             let token = self.token().await?;
             let mut request =
                 self.http.request(method.clone(), url).bearer_auth(token).query(query);
-            if let Some(body) = body {
-                request = request.json(body);
-            }
+            request = match payload {
+                Payload::None => request,
+                Payload::Json(body) => request.json(body),
+                Payload::Bytes(bytes) => {
+                    request.header("content-type", "application/json").body(bytes.to_vec())
+                }
+            };
             let response = request.send().await.map_err(unreachable)?;
-            let status = response.status();
+            let (status, headers) = (response.status(), response.headers().clone());
             let bytes = response.bytes().await.map_err(unreachable)?;
-            let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
             match status.is_success() {
-                true => Ok(value),
-                false => Err(refused(call, status, &value, &bytes)),
+                true => Ok(Answer { headers, bytes }),
+                false => Err(refused(call, status, &bytes)),
             }
         };
         let policy = ExponentialBuilder::default()
@@ -210,7 +256,8 @@ fn is_passing(error: &CloudRunError) -> bool {
 }
 
 /// A refusal as Google writes it. <https://cloud.google.com/apis/design/errors>
-fn refused(call: &'static str, status: StatusCode, value: &Value, bytes: &[u8]) -> CloudRunError {
+fn refused(call: &'static str, status: StatusCode, bytes: &[u8]) -> CloudRunError {
+    let value: Value = serde_json::from_slice(bytes).unwrap_or(Value::Null);
     let error = &value["error"];
     let text = || String::from_utf8_lossy(bytes).chars().take(300).collect::<String>();
     CloudRunError::Refused {

@@ -38,6 +38,8 @@ pub enum CloudRunError {
     Unreachable { call: &'static str, cause: String },
     #[error("{call} answered without {field}")]
     Incomplete { call: &'static str, field: &'static str },
+    #[error("the bucket {bucket} does not exist")]
+    NoBucket { bucket: String },
     #[error("the service {service} does not exist")]
     NoService { service: String },
     #[error("{what} was changed by somebody else")]

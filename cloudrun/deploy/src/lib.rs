@@ -7,6 +7,7 @@
 
 mod access;
 mod api;
+mod cleanup;
 mod credentials;
 mod error;
 mod layout;
@@ -14,11 +15,13 @@ mod metrics;
 mod push;
 mod service;
 mod status;
+mod store;
 mod target;
 mod template;
 mod traffic;
 
 pub use api::{Connect, Google};
+pub use cleanup::{delete_revision, delete_service, unused};
 pub use credentials::{Credentials, credentials};
 pub use error::CloudRunError;
 pub use layout::Layout;
@@ -26,4 +29,5 @@ pub use metrics::RevisionMetrics;
 pub use push::{Fate, Push, Pushed, PushedBlob, Repository, push};
 pub use service::{Change, Ensured, Ingress, Progress, ServiceSpec, changes, ensure};
 pub use status::{RevisionStatus, ServiceStatus, TargetStatus, status};
+pub use store::ObjectStore;
 pub use target::{Addresses, ServiceTarget};

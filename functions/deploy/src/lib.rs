@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod alias;
+mod cleanup;
 mod connect;
 mod error;
 mod function;
@@ -16,6 +17,7 @@ mod store;
 mod upload;
 
 pub use alias::AliasTarget;
+pub use cleanup::{delete_function, delete_version, unused};
 pub use connect::{Clients, Connect};
 pub use error::LambdaError;
 pub use function::{Change, Ensured, FunctionSpec, Progress, changes, ensure};

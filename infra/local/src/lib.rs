@@ -23,6 +23,7 @@ mod metrics;
 mod query;
 mod s3;
 mod server;
+mod storage;
 
 pub use fault::{ApiFault, ApiFaultKind, Faults, VersionFault};
 pub use home::{Home, HomeError, Running};

@@ -32,6 +32,7 @@ use crate::lambda::routes::{self, Lambda};
 use crate::lambda::urls;
 use crate::metrics::{self, Metrics};
 use crate::s3::Store;
+use crate::storage::{self, Storage};
 use crate::{iam, query};
 
 /// The largest request that is not for the object store: a zip of 50 MB in base64, with room.
@@ -75,6 +76,7 @@ struct Cloud {
     metrics: Arc<Metrics>,
     images: Arc<Images>,
     run: Arc<CloudRun>,
+    storage: Storage,
     home: Home,
     faults: Arc<Injector>,
     /// Conditional writes look and then write: one at a time.
@@ -127,6 +129,7 @@ fn open(options: &Options, address: SocketAddr) -> Result<Cloud, ServeError> {
     let lambda = Lambda { fleet: Arc::new(fleet), store, endpoint: format!("http://{address}") };
     let writes = tokio::sync::Mutex::default();
     let images = Arc::new(Images::open(home).map_err(state)?);
+    let storage = Storage::open(home).map_err(state)?;
     let run = CloudRun::open(
         home,
         address.to_string(),
@@ -138,7 +141,7 @@ fn open(options: &Options, address: SocketAddr) -> Result<Cloud, ServeError> {
     );
     let run = Arc::new(run.map_err(state)?);
     run.resume().map_err(state)?;
-    Ok(Cloud { lambda, metrics, images, run, home: home.clone(), faults, writes })
+    Ok(Cloud { lambda, metrics, images, run, storage, home: home.clone(), faults, writes })
 }
 
 /// Ends processes that a killed local cloud left in this folder. They would end by themselves when
@@ -206,9 +209,9 @@ async fn answer(
     let fault = cloud.faults.of_call(request.method().as_str(), &path, &agents);
     match fault {
         None => Ok(serve_call(cloud, request, service, path).await),
-        Some(ApiFaultKind::Throttle) if cloudrun::is_for(&path) => Ok(whole(cloudrun::fault(429))),
-        Some(ApiFaultKind::Error) if cloudrun::is_for(&path) => Ok(whole(cloudrun::fault(500))),
-        Some(ApiFaultKind::Deny) if cloudrun::is_for(&path) => Ok(whole(cloudrun::fault(403))),
+        Some(ApiFaultKind::Throttle) if is_googles(&path) => Ok(whole(cloudrun::fault(429))),
+        Some(ApiFaultKind::Error) if is_googles(&path) => Ok(whole(cloudrun::fault(500))),
+        Some(ApiFaultKind::Deny) if is_googles(&path) => Ok(whole(cloudrun::fault(403))),
         Some(ApiFaultKind::Throttle) => {
             Ok(refused(429, "TooManyRequestsException", "Rate exceeded"))
         }
@@ -233,6 +236,11 @@ async fn answer(
             Err(Dropped)
         }
     }
+}
+
+/// Whether a path is one of Google's APIs.
+fn is_googles(path: &str) -> bool {
+    cloudrun::is_for(path) || storage::is_for(path)
 }
 
 /// The connection is broken on purpose.
@@ -282,6 +290,9 @@ async fn serve_call(
         Ok(body) => body,
         Err(error) => return plain(error.status, &error.message),
     };
+    if storage::is_for(&path) {
+        return whole(cloud.storage.answer(&parts, &body));
+    }
     if cloudrun::is_for(&path) {
         return whole(cloudrun::answer(&cloud.run, &parts, &body).await);
     }

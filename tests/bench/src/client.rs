@@ -1,5 +1,8 @@
 //! A client that sends the same request again and again over connections it keeps, and load made of
 //! many of them.
+//!
+//! It shares the processors with the server that is measured. So its HTTP/1.1 does what must be done and no
+//! more: the request's bytes are made once, and of an answer its status and length are read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,8 +11,9 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use http::{Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::Error;
@@ -21,6 +25,25 @@ pub(crate) struct Ask {
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Bytes,
     pub(crate) http2: bool,
+    /// The whole of it over HTTP/1.1.
+    wire: Bytes,
+}
+
+impl Ask {
+    pub(crate) fn new(
+        path: &str,
+        headers: Vec<(&'static str, String)>,
+        body: Bytes,
+        http2: bool,
+    ) -> Ask {
+        let mut wire = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n");
+        for (name, value) in &headers {
+            wire.push_str(&format!("{name}: {value}\r\n"));
+        }
+        wire.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+        let wire = [wire.as_bytes(), &body].concat().into();
+        Ask { path: path.into(), headers, body, http2, wire }
+    }
 }
 
 /// A connection.
@@ -30,52 +53,80 @@ pub(crate) struct Client {
 }
 
 enum Sender {
-    One(http1::SendRequest<Full<Bytes>>),
+    One(Plain),
     Two(http2::SendRequest<Full<Bytes>>),
+}
+
+/// A connection over HTTP/1.1.
+struct Plain {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Plain {
+    async fn send(&mut self, wire: &[u8]) -> Result<(StatusCode, Bytes), Error> {
+        self.stream.write_all(wire).await?;
+        self.buffer.clear();
+        loop {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err("the server hung up within an answer".into());
+            }
+            if let Some((status, head, length)) = self.head()? {
+                while self.buffer.len() < head + length {
+                    if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                        return Err("the server hung up within a body".into());
+                    }
+                }
+                let body = Bytes::copy_from_slice(&self.buffer[head..head + length]);
+                return Ok((status, body));
+            }
+        }
+    }
+
+    /// The status, and the lengths of head and body, once the head is there.
+    fn head(&self) -> Result<Option<(StatusCode, usize, usize)>, Error> {
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut response = httparse::Response::new(&mut headers);
+        let httparse::Status::Complete(head) = response.parse(&self.buffer)? else {
+            return Ok(None);
+        };
+        let mut named = response.headers.iter();
+        let length = named.find(|header| header.name.eq_ignore_ascii_case("content-length"));
+        let length = length.ok_or("an answer without Content-Length")?;
+        let length = std::str::from_utf8(length.value)?.parse()?;
+        let status = StatusCode::from_u16(response.code.ok_or("an answer without a status")?)?;
+        Ok(Some((status, head, length)))
+    }
 }
 
 impl Client {
     pub(crate) async fn connect(address: &str, http2: bool) -> Result<Client, Error> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let io = TokioIo::new(stream);
         let sender = if http2 {
+            let io = TokioIo::new(stream);
             let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
             tokio::spawn(connection);
             Sender::Two(sender)
         } else {
-            let (sender, connection) = http1::handshake(io).await?;
-            tokio::spawn(connection);
-            Sender::One(sender)
+            Sender::One(Plain { stream, buffer: Vec::with_capacity(16 << 10) })
         };
         Ok(Client { address: address.into(), sender })
     }
 
     /// One request; its status and its answer.
     pub(crate) async fn send(&mut self, ask: &Ask) -> Result<(StatusCode, Bytes), Error> {
-        let mut request = Request::post(match ask.http2 {
-            true => format!("http://{}{}", self.address, ask.path),
-            false => ask.path.clone(),
-        });
-        if ask.http2 {
-            request = request.version(Version::HTTP_2);
-        } else {
-            request = request.header("host", &self.address);
-        }
+        let sender = match &mut self.sender {
+            Sender::One(plain) => return plain.send(&ask.wire).await,
+            Sender::Two(sender) => sender,
+        };
+        let mut request =
+            Request::post(format!("http://{}{}", self.address, ask.path)).version(Version::HTTP_2);
         for (name, value) in &ask.headers {
             request = request.header(*name, value);
         }
-        let request = request.body(Full::new(ask.body.clone()))?;
-        let answer = match &mut self.sender {
-            Sender::One(sender) => {
-                sender.ready().await?;
-                sender.send_request(request).await?
-            }
-            Sender::Two(sender) => {
-                sender.ready().await?;
-                sender.send_request(request).await?
-            }
-        };
+        sender.ready().await?;
+        let answer = sender.send_request(request.body(Full::new(ask.body.clone()))?).await?;
         let status = answer.status();
         Ok((status, answer.into_body().collect().await?.to_bytes()))
     }

@@ -194,13 +194,9 @@ struct Asks {
 
 impl Asks {
     fn of(body: &[u8]) -> Result<Asks, Error> {
-        let path = "/v2/models/m/infer".to_owned();
-        let json = Ask {
-            path: path.clone(),
-            headers: vec![("content-type", "application/json".into())],
-            body: body.to_vec().into(),
-            http2: false,
-        };
+        let path = "/v2/models/m/infer";
+        let kind = |name: &str| ("content-type", name.to_owned());
+        let json = Ask::new(path, vec![kind("application/json")], body.to_vec().into(), false);
         let (mut head, mut bytes): (Value, _) = (serde_json::from_slice(body)?, Vec::new());
         let mut message = Vec::new();
         field(1, b"m", &mut message);
@@ -233,22 +229,15 @@ impl Asks {
         debug_assert_eq!(at, bytes.len());
         head["parameters"] = json!({ "binary_data_output": true });
         let head = head.to_string().into_bytes();
-        let binary = Ask {
-            headers: vec![("inference-header-content-length", head.len().to_string())],
-            body: [head, bytes].concat().into(),
-            path,
-            http2: false,
-        };
+        let length = vec![("inference-header-content-length", head.len().to_string())];
+        let binary = Ask::new(path, length, [head, bytes].concat().into(), false);
         // A message on the wire: not compressed, its length.
         let mut framed = vec![0];
         framed.extend(u32::try_from(message.len())?.to_be_bytes());
         framed.extend(message);
-        let grpc = Ask {
-            path: "/inference.GRPCInferenceService/ModelInfer".into(),
-            headers: vec![("content-type", "application/grpc".into()), ("te", "trailers".into())],
-            body: framed.into(),
-            http2: true,
-        };
+        let headers = vec![kind("application/grpc"), ("te", "trailers".into())];
+        let path = "/inference.GRPCInferenceService/ModelInfer";
+        let grpc = Ask::new(path, headers, framed.into(), true);
         Ok(Asks { json, binary, grpc })
     }
 }
@@ -300,7 +289,8 @@ impl Server {
             .env_clear()
             .envs(self.env.iter().map(|(name, value)| (*name, value)))
             .env("PORT", port.to_string())
-            .env("SLSML_ACCESS_LOG", "true")
+            // As theirs.
+            .env("SLSML_ACCESS_LOG", "false")
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

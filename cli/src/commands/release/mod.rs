@@ -57,10 +57,15 @@ pub(crate) async fn run(
     }
 }
 
-pub(super) async fn connect(settings: &Settings, args: ReleaseTarget) -> Result<Engine, Failure> {
+pub(crate) async fn connect(settings: &Settings, args: ReleaseTarget) -> Result<Engine, Failure> {
     let mut engine = match service(settings, &args)? {
         Some((place, service)) => {
-            Engine::of_service(&CloudrunPlace::connect(&place, settings)?, &service)?
+            let bucket = settings.journal_bucket(args.bucket);
+            Engine::of_service(
+                &CloudrunPlace::connect(&place, settings)?,
+                &service,
+                bucket.as_deref(),
+            )?
         }
         None => {
             let function = function(settings, args.place.function.clone())?;
