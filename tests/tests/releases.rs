@@ -533,3 +533,22 @@ fn a_check_on_what_nothing_counts_is_refused() {
         assert_eq!(split(&cloud)["candidate"], serde_json::Value::Null);
     }
 }
+
+#[test]
+fn pruning_keeps_whom_to_go_back_to() {
+    let cloud = deployed("v1");
+    for (version, memory) in [("v2", "512"), ("v1", "640")] {
+        let artifact = cloud.package(version).unwrap().to_string_lossy().into_owned();
+        let deploy = ["deploy", "lambda", "--alias", "live", "--artifact", &*artifact];
+        let (code, value) = cloud.json(&[&deploy[..], &["--memory-mb", memory]].concat()).unwrap();
+        assert_eq!(code, 0, "{value}");
+    }
+    let run = |args: &[&str]| cloud.json(&[args, &["--function", "digits"]].concat()).unwrap();
+    let (code, pruned) = run(&["prune", "--keep", "0"]);
+    assert_eq!((code, &pruned["deleted"]), (0, &serde_json::json!(["1"])), "{pruned}");
+    let (code, value) = run(&["release", "rollback"]);
+    assert_eq!((code, &value["split"]["stable"]), (0, &"2".into()), "{value}");
+    assert_eq!(run(&["destroy"]).0, 2, "without --yes");
+    assert_eq!(run(&["destroy", "--yes"]).0, 0);
+    assert_eq!(run(&["status"]).0, 4);
+}

@@ -1,7 +1,7 @@
 //! `slsml prune` and `slsml destroy`: versions nobody needs any more, and all of it.
 
 use serde_json::json;
-use slsml_release::idle;
+use slsml_release::{Revision, idle};
 
 use super::release;
 use crate::args::{Destroy, Prune, ReleaseTarget};
@@ -18,8 +18,12 @@ enum Deployed {
 }
 
 impl Deployed {
-    /// Finds it; a release that is under way there is an error.
-    async fn connect(settings: &Settings, target: ReleaseTarget) -> Result<Deployed, Failure> {
+    /// Finds it, and the revisions its last release may still need: whom it released, and whom to go back
+    /// to. A release that is under way there is an error.
+    async fn connect(
+        settings: &Settings,
+        target: ReleaseTarget,
+    ) -> Result<(Deployed, Vec<Revision>), Failure> {
         let deployed = match release::service(settings, &target)? {
             Some((place, service)) => {
                 Self::Service(CloudrunPlace::connect(&place, settings)?, service)
@@ -30,8 +34,16 @@ impl Deployed {
             }
         };
         let engine = release::connect(settings, target).await?;
-        idle(&engine.world(), &engine.name).await?;
-        Ok(deployed)
+        let last = idle(&engine.world(), &engine.name).await?;
+        let needed = match last.and_then(|last| last.release) {
+            None => Vec::new(),
+            Some(name) => {
+                let log = release::open(&engine, &name).await?;
+                let stable = log.state.stable.clone();
+                stable.into_iter().chain([log.state.candidate.clone()]).collect()
+            }
+        };
+        Ok((deployed, needed))
     }
 
     fn name(&self) -> String {
@@ -49,14 +61,13 @@ impl Deployed {
         }
     }
 
-    async fn unused(&self, keep: usize) -> Result<Vec<String>, Failure> {
+    /// The newest first.
+    async fn unused(&self) -> Result<Vec<String>, Failure> {
         Ok(match self {
             Self::Function(place, function) => {
-                slsml_lambda::unused(&place.clients, function, keep).await?
+                slsml_lambda::unused(&place.clients, function).await?
             }
-            Self::Service(place, service) => {
-                slsml_cloudrun::unused(&place.google, service, keep).await?
-            }
+            Self::Service(place, service) => slsml_cloudrun::unused(&place.google, service).await?,
         })
     }
 
@@ -90,9 +101,11 @@ pub(crate) async fn prune(
     args: Prune,
     printer: &Printer,
 ) -> Result<Exit, Failure> {
-    let deployed = Deployed::connect(settings, args.target).await?;
+    let (deployed, needed) = Deployed::connect(settings, args.target).await?;
     let (name, revisions) = (deployed.name(), deployed.revisions());
-    let unused = deployed.unused(args.keep).await?;
+    let mut unused = deployed.unused().await?;
+    unused.retain(|one| !needed.iter().any(|needed| needed.0 == *one));
+    let unused = unused.split_off(args.keep.min(unused.len()));
     if !args.dry_run {
         for revision in &unused {
             let _step = printer.step(&format!("Deleting {revision}"));
@@ -116,7 +129,7 @@ pub(crate) async fn destroy(
     args: Destroy,
     printer: &Printer,
 ) -> Result<Exit, Failure> {
-    let deployed = Deployed::connect(settings, args.target).await?;
+    let (deployed, _) = Deployed::connect(settings, args.target).await?;
     let (name, revisions) = (deployed.name(), deployed.revisions());
     if !args.yes {
         return Err(Failure::usage(format!(

@@ -7,21 +7,15 @@ use serde_json::Value;
 
 use crate::{CloudRunError, Google, service};
 
-/// Revisions that have neither traffic nor a tag, but for the `keep` newest of those: what `prune` would
-/// delete. Cloud Run itself keeps a thousand.
-pub async fn unused(
-    google: &Google,
-    name: &str,
-    keep: usize,
-) -> Result<Vec<String>, CloudRunError> {
+/// Revisions that have neither traffic nor a tag, the newest first. Cloud Run itself keeps a thousand.
+pub async fn unused(google: &Google, name: &str) -> Result<Vec<String>, CloudRunError> {
     let found = service::get(google, name).await?;
     let found = found.ok_or_else(|| CloudRunError::NoService { service: name.into() })?;
     let used = used(&found);
     let mut unused = all_revisions(google, name).await?;
     unused.retain(|(_, revision)| !used.contains(revision));
-    // The newest first.
     unused.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(unused.into_iter().skip(keep).map(|(_, revision)| revision).collect())
+    Ok(unused.into_iter().map(|(_, revision)| revision).collect())
 }
 
 /// Whom a service cannot be without: who is served or wanted, and its latest ones.

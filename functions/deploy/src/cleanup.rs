@@ -2,12 +2,8 @@
 
 use crate::{Clients, LambdaError, status};
 
-/// Published versions that no alias names, but for the `keep` newest of those: what `prune` would delete.
-pub async fn unused(
-    clients: &Clients,
-    function: &str,
-    keep: usize,
-) -> Result<Vec<String>, LambdaError> {
+/// Published versions that no alias names, the newest first.
+pub async fn unused(clients: &Clients, function: &str) -> Result<Vec<String>, LambdaError> {
     let found = status(clients, function).await?;
     let is_used = |version: &str| {
         found.aliases.iter().any(|alias| {
@@ -16,7 +12,7 @@ pub async fn unused(
         })
     };
     let versions = found.versions.iter().map(|version| version.version.clone());
-    Ok(versions.filter(|version| !is_used(version)).skip(keep).collect())
+    Ok(versions.filter(|version| !is_used(version)).collect())
 }
 
 /// Deletes a version; one that is gone already is no error.

@@ -137,7 +137,7 @@ fn no_release(engine: &Engine) -> Failure {
     )
 }
 
-async fn open<'a>(engine: &'a Engine, name: &str) -> Result<Log<'a, Journals>, Failure> {
+pub(crate) async fn open<'a>(engine: &'a Engine, name: &str) -> Result<Log<'a, Journals>, Failure> {
     use slsml_release::journal::JournalError;
     match Log::open(&engine.journals, &key(&engine.name, name)).await {
         Ok(log) => Ok(log),
