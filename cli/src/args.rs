@@ -239,7 +239,7 @@ pub(crate) struct PlaceArgs {
     /// Use the cloud on this machine (slsml local up)
     #[arg(long)]
     pub(crate) local: bool,
-    /// The local Lambda's folder [default: the user's state folder]
+    /// The local cloud's folder [default: the user's state folder]
     #[arg(long, value_name = "DIR", env = "SLSML_LOCAL_DIR")]
     pub(crate) local_dir: Option<PathBuf>,
     /// The AWS region [default: as the AWS CLI finds it]

@@ -10,6 +10,8 @@ use slsml_release::journal::Probed;
 use slsml_release::ports::{Metrics, Observed, PortError, Target, Token};
 use slsml_release::{Counts, Measure, Revision, Split};
 
+use crate::failure::Failure;
+
 /// Its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Site {
@@ -42,6 +44,14 @@ impl Site {
         match self {
             Self::Alias { .. } => "version",
             Self::Service { .. } => "revision",
+        }
+    }
+
+    /// What its revisions are part of.
+    pub(crate) fn deployed(&self) -> String {
+        match self {
+            Self::Alias { function, .. } => format!("the function {function}"),
+            Self::Service { .. } => self.to_string(),
         }
     }
 
@@ -88,6 +98,32 @@ impl AnyTarget {
             Self::Alias(target) => Self::Alias(target.with_request(request)),
             Self::Service(target) => Self::Service(target.with_request(request)),
         }
+    }
+
+    /// Revisions that have neither traffic nor a name, the newest first.
+    pub(crate) async fn unused(&self) -> Result<Vec<String>, Failure> {
+        Ok(match self {
+            Self::Alias(target) => target.unused().await?,
+            Self::Service(target) => target.unused().await?,
+        })
+    }
+
+    /// Deletes a revision.
+    pub(crate) async fn delete_revision(&self, revision: &str) -> Result<(), Failure> {
+        match self {
+            Self::Alias(target) => target.delete_version(revision).await?,
+            Self::Service(target) => target.delete_revision(revision).await?,
+        }
+        Ok(())
+    }
+
+    /// Deletes everything.
+    pub(crate) async fn delete_all(&self) -> Result<(), Failure> {
+        match self {
+            Self::Alias(target) => target.delete_function().await?,
+            Self::Service(target) => target.delete_service().await?,
+        }
+        Ok(())
     }
 }
 

@@ -18,12 +18,17 @@ struct Cloud {
 impl Cloud {
     /// A local cloud where the first of the example's models is deployed, for everybody.
     fn start() -> Cloud {
-        let local = LocalLambda::start().unwrap();
-        let images = ["v1", "v2", "v3"].map(|version| local.package_image(version).unwrap());
-        let cloud = Cloud { local, images };
+        let cloud = Cloud::empty(&[]);
         let (code, value) = cloud.deploy(0, &["--public"]);
         assert_eq!((code, &value["outcome"]), (0, &json!("promoted")), "{value}");
         cloud
+    }
+
+    /// One where nothing is deployed.
+    fn empty(flags: &[&str]) -> Cloud {
+        let local = LocalLambda::start_with(flags).unwrap();
+        let images = ["v1", "v2", "v3"].map(|version| local.package_image(version).unwrap());
+        Cloud { local, images }
     }
 
     fn deploy(&self, image: usize, more: &[&str]) -> (i32, Value) {
@@ -291,9 +296,7 @@ async fn a_revision_whose_operation_failed_is_asked_for_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_revision_without_a_release_keeps_its_traffic_until_another_is_released() {
-    let local = LocalLambda::start().unwrap();
-    let images = ["v1", "v2", "v3"].map(|version| local.package_image(version).unwrap());
-    let cloud = Cloud { local, images };
+    let cloud = Cloud::empty(&[]);
     assert_eq!(cloud.deploy(0, &["--no-traffic"]).0, 0);
     assert_eq!(cloud.deploy(1, &["--no-traffic"]).0, 0);
     let service = cloud.service().await;
@@ -334,9 +337,7 @@ async fn a_release_under_way_keeps_its_candidate() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_hang_up_while_an_instance_starts_leave_room_for_others() {
-    let local = LocalLambda::start_with(&["--idle-s", "1"]).unwrap();
-    let images = ["v1", "v2", "v3"].map(|version| local.package_image(version).unwrap());
-    let cloud = Cloud { local, images };
+    let cloud = Cloud::empty(&["--idle-s", "1"]);
     let one = ["--public", "--max-instances", "1"];
     assert_eq!(cloud.deploy(0, &one).0, 0);
     let address = cloud.service().await["uri"].as_str().unwrap().to_owned();
@@ -429,9 +430,7 @@ async fn regions_are_told_apart_and_an_operation_on_a_deleted_service_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_in_a_bucket_is_found_from_anywhere() {
-    let local = LocalLambda::start().unwrap();
-    let images = ["v1", "v2", "v3"].map(|version| local.package_image(version).unwrap());
-    let cloud = Cloud { local, images };
+    let cloud = Cloud::empty(&[]);
     let bucket = ["--bucket", "journals-of-ours"];
     let (code, value) = cloud.deploy(0, &bucket);
     assert_eq!(code, 4, "there is no such bucket: {value}");

@@ -3,13 +3,11 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::api::TRIES;
 use crate::{CloudRunError, Google};
 
 const INVOKER: &str = "roles/run.invoker";
 const EVERYBODY: &str = "allUsers";
-
-/// How often a write that came too late is tried anew.
-const TRIES: u32 = 4;
 
 /// Whether everybody may send requests to a service: by its policy, or because it asks nobody.
 pub(crate) async fn is_public(

@@ -15,6 +15,9 @@ use crate::CloudRunError;
 /// Everything slsml asks for is behind this scope; what is allowed is said by IAM.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
+/// How often a write that came too late is tried anew, on what is there then.
+pub(crate) const TRIES: u32 = 4;
+
 /// How long a call may take.
 const CALL: Duration = Duration::from_secs(60);
 
@@ -118,6 +121,11 @@ impl Google {
         format!("{}/v2/{name}", self.run)
     }
 
+    /// Cloud Run's address of a service's revisions.
+    pub(crate) fn revisions_url(&self, service: &str) -> String {
+        format!("{}/revisions", self.run_url(&self.service_name(service)))
+    }
+
     pub(crate) fn services_url(&self) -> String {
         self.run_url(&format!("{}/services", self.parent()))
     }
@@ -164,6 +172,28 @@ impl Google {
     /// The client, for requests to services.
     pub(crate) fn http(&self) -> &Client {
         &self.http
+    }
+
+    /// All pages of a list, one after another.
+    pub(crate) async fn pages(
+        &self,
+        call: &'static str,
+        url: &str,
+        query: &[(&str, String)],
+        mut each: impl FnMut(&Value) -> Result<(), CloudRunError>,
+    ) -> Result<(), CloudRunError> {
+        let mut next = None;
+        loop {
+            let mut query = query.to_vec();
+            query.extend(next.map(|token| ("pageToken", token)));
+            let page = self.call(call, Method::GET, url, &query, None).await?;
+            each(&page)?;
+            next =
+                page["nextPageToken"].as_str().filter(|token| !token.is_empty()).map(str::to_owned);
+            if next.is_none() {
+                return Ok(());
+            }
+        }
     }
 
     /// One call with JSON, and its answer.

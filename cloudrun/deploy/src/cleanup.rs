@@ -5,84 +5,60 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::{CloudRunError, Google, service};
+use crate::{CloudRunError, ServiceTarget, service, status, traffic};
 
-/// Revisions that have neither traffic nor a tag, the newest first. Cloud Run itself keeps a thousand.
-pub async fn unused(google: &Google, name: &str) -> Result<Vec<String>, CloudRunError> {
-    let found = service::get(google, name).await?;
-    let found = found.ok_or_else(|| CloudRunError::NoService { service: name.into() })?;
-    let used = used(&found);
-    let mut unused = all_revisions(google, name).await?;
-    unused.retain(|(_, revision)| !used.contains(revision));
-    unused.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(unused.into_iter().map(|(_, revision)| revision).collect())
+impl ServiceTarget {
+    /// Revisions that have neither traffic nor a tag, the newest first. Cloud Run itself keeps a
+    /// thousand.
+    pub async fn unused(&self) -> Result<Vec<String>, CloudRunError> {
+        let used = used(&service::existing(&self.google, &self.service).await?);
+        let all = status::revisions(&self.google, &self.service).await?;
+        let all = all.into_iter().map(|one| one.revision);
+        Ok(all.filter(|revision| !used.contains(revision)).collect())
+    }
+
+    /// Deletes a revision; one that is gone already is no error.
+    pub async fn delete_revision(&self, revision: &str) -> Result<(), CloudRunError> {
+        let url = format!("{}/{revision}", self.google.revisions_url(&self.service));
+        match self.delete("DeleteRevision", &url, &[]).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes the service with all its revisions, if it is as it was when this began.
+    pub async fn delete_service(&self) -> Result<(), CloudRunError> {
+        let found = service::existing(&self.google, &self.service).await?;
+        let url = self.google.run_url(&self.google.service_name(&self.service));
+        let etag = found["etag"].as_str().map(|etag| ("etag", etag.to_owned()));
+        let query: Vec<_> = etag.into_iter().collect();
+        self.delete("DeleteService", &url, &query).await.map_err(|error| {
+            match error.is_conflict() {
+                true => CloudRunError::moved(&self.service),
+                false => error,
+            }
+        })
+    }
+
+    async fn delete(
+        &self,
+        call: &'static str,
+        url: &str,
+        query: &[(&str, String)],
+    ) -> Result<(), CloudRunError> {
+        let operation = self.google.call(call, Method::DELETE, url, query, None).await?;
+        self.google.finish(call, operation).await.map(drop)
+    }
 }
 
 /// Whom a service cannot be without: who is served or wanted, and its latest ones.
 fn used(service: &Value) -> BTreeSet<String> {
     let targets = ["traffic", "trafficStatuses"].into_iter().flat_map(|field| {
-        let all = service[field].as_array().into_iter().flatten();
-        all.filter_map(|target| target["revision"].as_str())
+        traffic::list(service, field).filter_map(|target| target["revision"].as_str())
     });
     let latest = ["latestReadyRevision", "latestCreatedRevision"];
     let latest = latest.into_iter().filter_map(|field| service[field].as_str());
-    targets.chain(latest).map(|name| short(name).to_owned()).collect()
-}
-
-fn short(name: &str) -> &str {
-    name.rsplit('/').next().unwrap_or(name)
-}
-
-/// When each was created, and its name.
-async fn all_revisions(
-    google: &Google,
-    service: &str,
-) -> Result<Vec<(String, String)>, CloudRunError> {
-    let url = format!("{}/revisions", google.run_url(&google.service_name(service)));
-    let mut query = vec![("pageSize", "100".to_owned())];
-    let mut all = Vec::new();
-    loop {
-        let page = google.call("ListRevisions", Method::GET, &url, &query, None).await?;
-        for one in page["revisions"].as_array().into_iter().flatten() {
-            let text = |field: &str| one[field].as_str().unwrap_or_default();
-            all.push((text("createTime").to_owned(), short(text("name")).to_owned()));
-        }
-        let Some(token) = page["nextPageToken"].as_str().filter(|token| !token.is_empty()) else {
-            return Ok(all);
-        };
-        query.truncate(1);
-        query.push(("pageToken", token.to_owned()));
-    }
-}
-
-/// Deletes a revision; one that is gone already is no error.
-pub async fn delete_revision(
-    google: &Google,
-    service: &str,
-    revision: &str,
-) -> Result<(), CloudRunError> {
-    let url = google.run_url(&format!("{}/revisions/{revision}", google.service_name(service)));
-    match google.call("DeleteRevision", Method::DELETE, &url, &[], None).await {
-        Ok(operation) => google.finish("DeleteRevision", operation).await.map(drop),
-        Err(error) if error.is_not_found() => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Deletes a service with all its revisions, if it is as it was when this began.
-pub async fn delete_service(google: &Google, name: &str) -> Result<(), CloudRunError> {
-    let found = service::get(google, name).await?;
-    let found = found.ok_or_else(|| CloudRunError::NoService { service: name.into() })?;
-    let url = google.run_url(&google.service_name(name));
-    let etag = found["etag"].as_str().map(|etag| ("etag", etag.to_owned()));
-    let query: Vec<_> = etag.into_iter().collect();
-    match google.call("DeleteService", Method::DELETE, &url, &query, None).await {
-        Ok(operation) => google.finish("DeleteService", operation).await.map(drop),
-        Err(error) if error.is_conflict() => {
-            Err(CloudRunError::Moved { what: format!("the service {name}") })
-        }
-        Err(error) => Err(error),
-    }
+    targets.chain(latest).map(|name| traffic::short(name).to_owned()).collect()
 }
 
 #[cfg(test)]

@@ -66,6 +66,11 @@ impl From<CloudRunError> for PortError {
 }
 
 impl CloudRunError {
+    /// That somebody else was faster.
+    pub(crate) fn moved(service: &str) -> Self {
+        Self::Moved { what: format!("the service {service}") }
+    }
+
     /// Whether Google says that there is no such thing.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status: 404, .. })

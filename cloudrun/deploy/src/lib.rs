@@ -21,7 +21,6 @@ mod template;
 mod traffic;
 
 pub use api::{Connect, Google};
-pub use cleanup::{delete_revision, delete_service, unused};
 pub use credentials::{Credentials, credentials};
 pub use error::CloudRunError;
 pub use layout::Layout;

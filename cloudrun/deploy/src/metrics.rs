@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use reqwest::Method;
 use serde_json::Value;
 use slsml_release::ports::{Metrics, PortError};
 use slsml_release::{Counts, Latency, Measure, Revision};
@@ -54,7 +53,7 @@ impl RevisionMetrics {
             ("service_name", &self.service),
             ("revision_name", revision),
         ];
-        let mut query = vec![
+        let query = [
             ("filter", filter(&labels)),
             ("interval.startTime", rfc3339(from)),
             ("interval.endTime", rfc3339(end)),
@@ -63,24 +62,17 @@ impl RevisionMetrics {
             ("view", "FULL".into()),
         ];
         let mut found = Histogram::default();
-        loop {
-            let url = self.google.time_series_url();
-            let page = self.google.call(LIST, Method::GET, &url, &query, None).await?;
-            check_whole(&page)?;
+        let each = |page: &Value| {
+            check_whole(page)?;
             for series in page["timeSeries"].as_array().into_iter().flatten() {
                 let failed = series["metric"]["labels"]["response_code_class"] == "5xx";
                 for point in series["points"].as_array().into_iter().flatten() {
                     found.add(&point["value"]["distributionValue"], failed)?;
                 }
             }
-            match page["nextPageToken"].as_str().filter(|token| !token.is_empty()) {
-                None => break,
-                Some(token) => {
-                    query.retain(|(name, _)| *name != "pageToken");
-                    query.push(("pageToken", token.to_owned()));
-                }
-            }
-        }
+            Ok(())
+        };
+        self.google.pages(LIST, &self.google.time_series_url(), &query, each).await?;
         Ok(found.counts(measures))
     }
 }

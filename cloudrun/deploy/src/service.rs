@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use slsml_release::Revision;
 
+use crate::api::TRIES;
 use crate::template::{is_same, revision_name, template};
 use crate::traffic::{self, Traffic};
 use crate::{CloudRunError, Google, access};
@@ -15,9 +16,6 @@ use crate::{CloudRunError, Google, access};
 pub(crate) const FIRST: &str = "slsml.dev/first-revision";
 const WRITE: &str = "slsml.dev/write";
 pub(crate) const MODEL: &str = "slsml.dev/model";
-
-/// How often a write that came too late is looked at anew.
-const TRIES: u32 = 4;
 
 /// Revisions of one name that failed before another is tried.
 const MOST_ATTEMPTS: u32 = 20;
@@ -135,13 +133,19 @@ pub(crate) async fn get(google: &Google, service: &str) -> Result<Option<Value>,
     }
 }
 
+/// A service that must be there.
+pub(crate) async fn existing(google: &Google, service: &str) -> Result<Value, CloudRunError> {
+    let found = get(google, service).await?;
+    found.ok_or_else(|| CloudRunError::NoService { service: service.into() })
+}
+
 /// A revision, if it exists.
 pub(crate) async fn revision(
     google: &Google,
     service: &str,
     name: &str,
 ) -> Result<Option<Value>, CloudRunError> {
-    let url = google.run_url(&format!("{}/revisions/{name}", google.service_name(service)));
+    let url = format!("{}/{name}", google.revisions_url(service));
     match google.call("GetRevision", Method::GET, &url, &[], None).await {
         Ok(found) => Ok(found.get("deleteTime").is_none().then_some(found)),
         Err(error) if error.is_not_found() => Ok(None),
@@ -173,7 +177,7 @@ pub async fn ensure(
             // Somebody changed something in between: what is still to be done is looked at anew.
             Err(error) if error.is_conflict() && tried < TRIES => tried += 1,
             Err(error) if error.is_conflict() => {
-                return Err(CloudRunError::Moved { what: format!("the service {}", spec.name) });
+                return Err(CloudRunError::moved(&spec.name));
             }
             ended => return ended,
         }

@@ -1,6 +1,5 @@
 //! What is deployed.
 
-use reqwest::Method;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -52,17 +51,14 @@ pub struct RevisionStatus {
 
 /// Reads what is deployed.
 pub async fn status(google: &Google, name: &str) -> Result<ServiceStatus, CloudRunError> {
-    let found = service::get(google, name).await?;
-    let found = found.ok_or_else(|| CloudRunError::NoService { service: name.into() })?;
+    let found = service::existing(google, name).await?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let statuses = found["trafficStatuses"].as_array().cloned().unwrap_or_default();
     let latest = traffic::latest(&found).unwrap_or_default();
-    let some = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    let traffic = statuses.iter().map(|one| TargetStatus {
-        revision: some(&one["revision"]).unwrap_or_else(|| latest.clone()),
+    let traffic = traffic::list(&found, "trafficStatuses").map(|one| TargetStatus {
+        revision: traffic::revision(one).unwrap_or(&latest).to_owned(),
         percent: one["percent"].as_u64().unwrap_or(0) as u32,
-        tag: some(&one["tag"]),
-        address: some(&one["uri"]),
+        tag: traffic::tag(one).map(str::to_owned),
+        address: one["uri"].as_str().map(str::to_owned),
     });
     let condition = &found["terminalCondition"];
     let state = match (found["reconciling"] == true, condition["state"].as_str()) {
@@ -70,13 +66,28 @@ pub async fn status(google: &Google, name: &str) -> Result<ServiceStatus, CloudR
         (false, Some("CONDITION_FAILED")) => "failed",
         _ => "ready",
     };
-    let url = format!("{}/revisions", google.run_url(&google.service_name(name)));
-    let page = [("pageSize", "50".to_owned())];
-    let revisions = google.call("ListRevisions", Method::GET, &url, &page, None).await?;
-    let revisions = revisions["revisions"].as_array().into_iter().flatten().map(|one| {
-        let name = text(&one["name"]);
-        RevisionStatus {
-            revision: name.rsplit('/').next().unwrap_or_default().to_owned(),
+    let revisions = revisions(google, name).await?;
+    Ok(ServiceStatus {
+        service: name.into(),
+        address: text(&found["uri"]),
+        state,
+        why: condition["message"].as_str().filter(|_| state == "failed").map(str::to_owned),
+        traffic: traffic.collect(),
+        revisions,
+    })
+}
+
+/// A service's revisions, the newest first.
+pub(crate) async fn revisions(
+    google: &Google,
+    service: &str,
+) -> Result<Vec<RevisionStatus>, CloudRunError> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut all = Vec::new();
+    let each = |page: &Value| {
+        let found = page["revisions"].as_array().into_iter().flatten();
+        all.extend(found.map(|one| RevisionStatus {
+            revision: traffic::short(one["name"].as_str().unwrap_or_default()).to_owned(),
             state: match readiness(one) {
                 Readiness::Ready => "ready",
                 Readiness::Failed => "failed",
@@ -84,14 +95,11 @@ pub async fn status(google: &Google, name: &str) -> Result<ServiceStatus, CloudR
             },
             created: text(&one["createTime"]),
             image: text(&one["containers"][0]["image"]),
-        }
-    });
-    Ok(ServiceStatus {
-        service: name.into(),
-        address: text(&found["uri"]),
-        state,
-        why: condition["message"].as_str().filter(|_| state == "failed").map(str::to_owned),
-        traffic: traffic.collect(),
-        revisions: revisions.collect(),
-    })
+        }));
+        Ok(())
+    };
+    let size = [("pageSize", "100".to_owned())];
+    google.pages("ListRevisions", &google.revisions_url(service), &size, each).await?;
+    all.sort_by(|a, b| (&b.created, &b.revision).cmp(&(&a.created, &a.revision)));
+    Ok(all)
 }

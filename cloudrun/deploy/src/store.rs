@@ -82,25 +82,20 @@ impl ObjectStore {
 
     async fn keys(&self, prefix: &str) -> Result<Vec<String>, CloudRunError> {
         let url = self.google.storage_url("/storage/v1/b", &[&self.bucket, "o"])?;
-        let mut query = vec![("prefix", format!("{FOLDER}{prefix}"))];
+        let query = [("prefix", format!("{FOLDER}{prefix}"))];
         let mut keys = Vec::new();
-        loop {
-            let page = self.google.call("ListObjects", Method::GET, &url, &query, None).await;
-            let page = page.map_err(|error| match error.is_not_found() {
-                true => self.no_bucket(),
-                false => error,
-            })?;
+        let each = |page: &Value| {
             for object in page["items"].as_array().into_iter().flatten() {
                 let name = object["name"].as_str().unwrap_or_default();
                 keys.extend(name.strip_prefix(FOLDER).map(str::to_owned));
             }
-            let Some(token) = page["nextPageToken"].as_str().filter(|token| !token.is_empty())
-            else {
-                break;
-            };
-            query.truncate(1);
-            query.push(("pageToken", token.to_owned()));
-        }
+            Ok(())
+        };
+        let listed = self.google.pages("ListObjects", &url, &query, each).await;
+        listed.map_err(|error| match error.is_not_found() {
+            true => self.no_bucket(),
+            false => error,
+        })?;
         keys.sort();
         Ok(keys)
     }

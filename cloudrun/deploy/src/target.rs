@@ -27,8 +27,8 @@ const PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// A service.
 #[derive(Clone, Debug)]
 pub struct ServiceTarget {
-    google: Google,
-    service: String,
+    pub(crate) google: Google,
+    pub(crate) service: String,
     /// What a revision is asked before it gets traffic.
     request: Vec<u8>,
 }
@@ -59,8 +59,8 @@ impl ServiceTarget {
     pub async fn addresses(&self, revision: &Revision) -> Result<Addresses, CloudRunError> {
         let service = self.get().await?.unwrap_or_default();
         let text = |value: &Value| value.as_str().map(str::to_owned);
-        let mut statuses = service["trafficStatuses"].as_array().into_iter().flatten();
-        let tagged = statuses.find(|one| one["revision"] == revision.0 && one["uri"].is_string());
+        let tagged = traffic::list(&service, "trafficStatuses")
+            .find(|one| one["revision"] == revision.0 && one["uri"].is_string());
         Ok(Addresses {
             service: text(&service["uri"]),
             revision: tagged.and_then(|one| text(&one["uri"])),
@@ -68,7 +68,7 @@ impl ServiceTarget {
     }
 
     fn moved(&self) -> CloudRunError {
-        CloudRunError::Moved { what: format!("the service {}", self.service) }
+        CloudRunError::moved(&self.service)
     }
 
     fn observed(&self, service: &Value) -> Result<Observed, CloudRunError> {

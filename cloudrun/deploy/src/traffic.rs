@@ -46,23 +46,30 @@ fn asked(service: &Value) -> Vec<(String, u32)> {
     }
 }
 
-fn list<'a>(service: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+/// A service's targets, or their statuses.
+pub(crate) fn list<'a>(service: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
     service[field].as_array().into_iter().flatten()
 }
 
 /// The revision that what follows the latest one has; none if none ever got ready.
 pub(crate) fn latest(service: &Value) -> Option<String> {
     let name = service["latestReadyRevision"].as_str().filter(|name| !name.is_empty())?;
-    name.rsplit('/').next().map(str::to_owned)
+    Some(short(name).to_owned())
+}
+
+/// The last part of a resource's name.
+pub(crate) fn short(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
 }
 
 /// A target's own revision; none if it follows the latest.
-fn revision(target: &Value) -> Option<&str> {
+pub(crate) fn revision(target: &Value) -> Option<&str> {
     let follows = target["type"] == "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST";
     target["revision"].as_str().filter(|name| !follows && !name.is_empty())
 }
 
-fn tag(target: &Value) -> Option<&str> {
+/// A target's tag.
+pub(crate) fn tag(target: &Value) -> Option<&str> {
     target["tag"].as_str().filter(|tag| !tag.is_empty())
 }
 

@@ -34,12 +34,12 @@ pub(crate) struct Ended<'a> {
 
 impl Exchange {
     pub(crate) fn begin(app: &Arc<App>, headers: &HeaderMap) -> Exchange {
+        let began = Instant::now();
         let mut trace = TraceContext::of(headers);
         let span = app.traces.as_ref().map(|traces| traces.begin(trace.as_ref()));
         if let Some(span) = &span {
             trace = Some(span.context());
         }
-        let began = Instant::now();
         Exchange { app: app.clone(), began, trace, span, _in_flight: app.stats.begin() }
     }
 

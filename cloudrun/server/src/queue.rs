@@ -1,10 +1,10 @@
 //! Requests that wait for a run. Their number is bounded: when more come than can be answered, most
 //! are refused at once, and those that are not are answered about as fast as ever.
 //!
-//! A burst may wait, as long as it can be answered in a twentieth of a second; a crowd may not: once the
-//! queue has been long for a while it is cut to one request for each thread, until all threads have had
-//! nothing to do for a moment. The idea is that of K. Nichols and V. Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012: a queue that
-//! never empties serves nobody.
+//! A burst may wait, as long as it can be answered in a twentieth of a second; a crowd may not: once
+//! the queue has been long for a while it is cut to one request for each thread, until all threads have
+//! had nothing to do for a moment. The idea is that of K. Nichols and V. Jacobson, "Controlling Queue
+//! Delay", ACM Queue 10(5), 2012: a queue that never empties serves nobody.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -20,10 +20,11 @@ const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-conten
 /// Answers one request that is not gRPC's.
 pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
-    let exchange = Exchange::begin(&app, &parts.headers);
     if parts.uri.path() == "/metrics" && parts.method == http::Method::GET {
+        let _in_flight = app.stats.begin();
         return metrics(&app);
     }
+    let exchange = Exchange::begin(&app, &parts.headers);
     let mut received = 0;
     let answered = respond(&app, &parts, body, &mut received).await;
     let error = answered.as_ref().err().map(message);

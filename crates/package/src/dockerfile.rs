@@ -2,32 +2,20 @@
 
 use std::path::Path;
 
+use oci_spec::image::Arch as OciArch;
 use slsml_model::{MANIFEST_FILE, MODEL_FILE};
 
-use crate::image::{MODEL_FOLDER, SERVER, USER, annotations, platform_name};
+use crate::image::{MODEL_FOLDER, SERVER, USER, annotations, oci};
 use crate::{ImageParts, WriteError};
 
 /// The folder with it, beside the artifact's record.
 pub const DOCKERFILE_FOLDER: &str = "docker";
 
-/// The files of the folder: paths, contents, and whether they are programs.
-pub(crate) fn files<'a>(parts: &ImageParts<'a>) -> Vec<(String, Vec<u8>, bool)> {
-    let mut files = vec![
-        ("Dockerfile".to_owned(), text(parts).into_bytes(), false),
-        (format!("{MODEL_FOLDER}/{MANIFEST_FILE}"), parts.manifest.to_vec(), false),
-        (format!("{MODEL_FOLDER}/{MODEL_FILE}"), parts.model.to_vec(), false),
-    ];
-    files.extend(parts.programs.iter().map(|(arch, program)| {
-        (format!("{}/{SERVER}", platform_name(*arch)), program.to_vec(), true)
-    }));
-    files
-}
-
 fn text(parts: &ImageParts<'_>) -> String {
     let mut labels: Vec<_> = annotations(parts).into_iter().collect();
     labels.sort();
     let labels = labels.iter().map(|(key, value)| format!("{key}={}", quoted(value)));
-    let first = parts.programs.first().map_or("amd64", |(arch, _)| platform_name(*arch));
+    let first = parts.programs.first().map_or(OciArch::Amd64, |(arch, _)| oci(*arch));
     format!(
         "FROM scratch AS program\n\
          ARG TARGETARCH={first}\n\
@@ -66,12 +54,19 @@ fn quoted(value: &str) -> String {
 /// Writes the files into a new folder.
 pub(crate) fn write(parts: &ImageParts<'_>, folder: &Path) -> Result<(), WriteError> {
     use std::os::unix::fs::PermissionsExt;
-    for (path, bytes, is_program) in files(parts) {
+    let text = text(parts);
+    let mut files = vec![
+        ("Dockerfile".to_owned(), text.as_bytes(), 0o644),
+        (format!("{MODEL_FOLDER}/{MANIFEST_FILE}"), parts.manifest, 0o644),
+        (format!("{MODEL_FOLDER}/{MODEL_FILE}"), parts.model, 0o644),
+    ];
+    let programs = parts.programs.iter();
+    files.extend(programs.map(|(arch, bytes)| (format!("{}/{SERVER}", oci(*arch)), *bytes, 0o755)));
+    for (path, bytes, mode) in files {
         let path = folder.join(path);
         let written = || {
             std::fs::create_dir_all(path.parent().unwrap_or(folder))?;
-            std::fs::write(&path, &bytes)?;
-            let mode = if is_program { 0o755 } else { 0o644 };
+            std::fs::write(&path, bytes)?;
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
         };
         written().map_err(|source| WriteError::Io { path: path.clone(), source })?;

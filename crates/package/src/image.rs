@@ -159,12 +159,6 @@ impl Blob {
     }
 }
 
-/// A manifest among others, with what it is for.
-struct Listed {
-    arch: Arch,
-    descriptor: Descriptor,
-}
-
 /// A layer's blob, what kind it is and the digest of the archive within.
 struct Packed {
     blob: Blob,
@@ -211,20 +205,19 @@ pub fn make_image(parts: &ImageParts<'_>) -> Result<Made, ImageError> {
             config: config.digest(),
             layers: vec![program.record(Holds::Runtime), model.record(Holds::Model)],
         });
-        listed.push(Listed {
-            arch: *arch,
-            descriptor: manifest.descriptor(MediaType::ImageManifest)?,
-        });
+        let mut descriptor = manifest.descriptor(MediaType::ImageManifest)?;
+        descriptor.set_platform(Some(platform(*arch)?));
+        listed.push(descriptor);
         blobs.extend([program.blob, config, manifest]);
     }
     blobs.push(model.blob);
-    let (name, named) = match listed.as_slice() {
-        [Listed { descriptor, arch }] => (descriptor.clone(), Some(*arch)),
-        more => {
-            let index = Blob::new(index(more, Some(annotations(parts)))?);
+    let name = match listed.as_slice() {
+        [only] => only.clone(),
+        _ => {
+            let index = Blob::new(index(listed, Some(annotations(parts)))?);
             let descriptor = index.descriptor(MediaType::ImageIndex)?;
             blobs.push(index);
-            (descriptor, None)
+            descriptor
         }
     };
     let image = Image {
@@ -233,7 +226,7 @@ pub fn make_image(parts: &ImageParts<'_>) -> Result<Made, ImageError> {
         bytes: blobs.iter().map(|blob| blob.bytes.len() as u64).sum(),
         platforms,
     };
-    Ok(Made { image, index: entry_point(&name, named)?, blobs })
+    Ok(Made { image, index: entry_point(name)?, blobs })
 }
 
 impl Made {
@@ -351,15 +344,8 @@ fn config(
     Ok(serde_json::to_value(&config)?)
 }
 
-/// A processor's name in container images.
-pub(crate) fn platform_name(arch: Arch) -> &'static str {
-    match arch {
-        Arch::X86_64 => "amd64",
-        Arch::Arm64 => "arm64",
-    }
-}
-
-fn oci(arch: Arch) -> OciArch {
+/// A processor in container images' words.
+pub(crate) fn oci(arch: Arch) -> OciArch {
     match arch {
         Arch::X86_64 => OciArch::Amd64,
         Arch::Arm64 => OciArch::ARM64,
@@ -385,15 +371,9 @@ pub(crate) fn annotations(parts: &ImageParts<'_>) -> HashMap<String, String> {
 
 /// An index of manifests.
 fn index(
-    listed: &[Listed],
+    manifests: Vec<Descriptor>,
     annotations: Option<HashMap<String, String>>,
 ) -> Result<Vec<u8>, ImageError> {
-    let with_platform = |one: &Listed| {
-        let mut descriptor = one.descriptor.clone();
-        descriptor.set_platform(Some(platform(one.arch)?));
-        Ok::<_, OciSpecError>(descriptor)
-    };
-    let manifests = listed.iter().map(with_platform).collect::<Result<Vec<_>, _>>()?;
     let mut index = ImageIndexBuilder::default()
         .schema_version(SCHEMA_VERSION)
         .media_type(MediaType::ImageIndex)
@@ -409,18 +389,11 @@ fn platform(arch: Arch) -> Result<oci_spec::image::Platform, OciSpecError> {
 
 /// `index.json` of the layout: the image under the name a tool finds it by, which is what it is and
 /// not when it was made.
-fn entry_point(image: &Descriptor, arch: Option<Arch>) -> Result<Vec<u8>, ImageError> {
+fn entry_point(mut image: Descriptor) -> Result<Vec<u8>, ImageError> {
     let tag = format!("sha256-{}", image.digest().digest().get(..12).unwrap_or_default());
     let name = ("org.opencontainers.image.ref.name".to_owned(), tag);
-    let mut descriptor = image.clone();
-    descriptor.set_platform(arch.map(platform).transpose()?);
-    descriptor.set_annotations(Some(HashMap::from([name])));
-    let index = ImageIndexBuilder::default()
-        .schema_version(SCHEMA_VERSION)
-        .media_type(MediaType::ImageIndex)
-        .manifests(vec![descriptor])
-        .build()?;
-    stable(&index)
+    image.set_annotations(Some(HashMap::from([name])));
+    index(vec![image], None)
 }
 
 /// JSON whose keys are sorted: what is a map has no order of its own.

@@ -20,8 +20,8 @@ const PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// An alias of a function.
 #[derive(Clone, Debug)]
 pub struct AliasTarget {
-    clients: Clients,
-    function: String,
+    pub(crate) clients: Clients,
+    pub(crate) function: String,
     alias: String,
     /// What a version is asked before it gets traffic.
     request: Vec<u8>,

@@ -17,7 +17,6 @@ mod store;
 mod upload;
 
 pub use alias::AliasTarget;
-pub use cleanup::{delete_function, delete_version, unused};
 pub use connect::{Clients, Connect};
 pub use error::LambdaError;
 pub use function::{Change, Ensured, FunctionSpec, Progress, changes, ensure};

@@ -12,6 +12,7 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::cloudrun::answer_json;
 use crate::home::Home;
 use crate::ids;
 use crate::kept::Kept;
@@ -33,6 +34,12 @@ struct Object {
     content_type: String,
     /// Base64.
     content: String,
+}
+
+impl State {
+    fn objects(&self, bucket: &str) -> Result<&BTreeMap<String, Object>, Refused> {
+        self.buckets.get(bucket).map_or_else(no_bucket, Ok)
+    }
 }
 
 /// Everything that is stored.
@@ -81,7 +88,7 @@ impl Storage {
                 "message": message,
                 "errors": [{ "message": message, "domain": "global", "reason": reason }],
             });
-            as_json(status, &json!({ "error": error }))
+            answer_json(status, &json!({ "error": error }))
         })
     }
 
@@ -126,22 +133,19 @@ impl Storage {
             true => refuse(409, "conflict", "Your previous request to create the named bucket succeeded and you already own it."),
             false => {
                 state.buckets.insert(name.clone(), BTreeMap::new());
-                Ok(as_json(200, &bucket_resource(&name)))
+                Ok(answer_json(200, &bucket_resource(&name)))
             }
         })
     }
 
     fn bucket(&self, bucket: &str) -> Answered {
-        self.objects(bucket).map(|_| as_json(200, &bucket_resource(bucket)))
-    }
-
-    fn objects(&self, bucket: &str) -> Result<BTreeMap<String, Object>, Refused> {
-        let state = self.0.read();
-        state.buckets.get(bucket).cloned().map_or_else(no_bucket, Ok)
+        self.0.read().objects(bucket)?;
+        Ok(answer_json(200, &bucket_resource(bucket)))
     }
 
     fn list(&self, call: &Call<'_>, bucket: &str) -> Answered {
-        let objects = self.objects(bucket)?;
+        let state = self.0.read();
+        let objects = state.objects(bucket)?;
         let prefix = call.query.get("prefix").map_or("", String::as_str);
         let after = call.query.get("pageToken").map_or("", String::as_str);
         let found =
@@ -155,7 +159,7 @@ impl Storage {
         if let Some((last, _)) = page.last().filter(|_| more) {
             value["nextPageToken"] = json!(last);
         }
-        Ok(as_json(200, &value))
+        Ok(answer_json(200, &value))
     }
 
     fn insert(&self, call: &Call<'_>, bucket: &str) -> Answered {
@@ -176,7 +180,7 @@ impl Storage {
                 content_type: content_type.unwrap_or("application/octet-stream").into(),
                 content: STANDARD.encode(call.body),
             };
-            let answer = as_json(200, &resource(bucket, name, &object));
+            let answer = answer_json(200, &resource(bucket, name, &object));
             objects.insert(name.clone(), object);
             state.generation = generation;
             Ok(answer)
@@ -184,10 +188,11 @@ impl Storage {
     }
 
     fn get(&self, call: &Call<'_>, bucket: &str, name: &str) -> Answered {
-        let objects = self.objects(bucket)?;
+        let state = self.0.read();
+        let objects = state.objects(bucket)?;
         let Some(object) = objects.get(name) else { return no_object(bucket, name) };
         if call.query.get("alt").is_none_or(|alt| alt != "media") {
-            return Ok(as_json(200, &resource(bucket, name, object)));
+            return Ok(answer_json(200, &resource(bucket, name, object)));
         }
         let content = STANDARD.decode(&object.content).unwrap_or_default();
         let mut response = answer(200, &object.content_type, content.into());
@@ -254,10 +259,6 @@ fn resource(bucket: &str, name: &str, object: &Object) -> Value {
         "timeCreated": ids::iso8601(object.generation / 1_000_000),
         "updated": ids::iso8601(object.generation / 1_000_000),
     })
-}
-
-fn as_json(status: u16, value: &Value) -> Response<Bytes> {
-    answer(status, "application/json; charset=UTF-8", value.to_string().into())
 }
 
 fn answer(status: u16, kind: &str, body: Bytes) -> Response<Bytes> {

@@ -154,34 +154,29 @@ fn each_field(
     let broken = || bad("it is no infer request: a field is broken off".into());
     while !message.is_empty() {
         let (tag, kind) = decode_key(&mut message).map_err(|_| broken())?;
-        let fixed = |bytes: usize| message.get(bytes..).ok_or_else(broken);
-        message = match kind {
+        let value = match kind {
             WireType::Varint => {
                 decode_varint(&mut message).map_err(|_| broken())?;
-                told(tag, Value::Number)?;
-                message
+                Value::Number
             }
             WireType::SixtyFourBit => {
-                let rest = fixed(8)?;
-                told(tag, Value::Number)?;
-                rest
+                message.split_off(..8).ok_or_else(broken)?;
+                Value::Number
             }
             WireType::ThirtyTwoBit => {
-                let rest = fixed(4)?;
-                told(tag, Value::Number)?;
-                rest
+                message.split_off(..4).ok_or_else(broken)?;
+                Value::Number
             }
             WireType::LengthDelimited => {
                 let length = decode_varint(&mut message).map_err(|_| broken())?;
                 let length = usize::try_from(length).map_err(|_| broken())?;
-                let (value, rest) = message.split_at_checked(length).ok_or_else(broken)?;
-                told(tag, Value::Bytes(value))?;
-                rest
+                Value::Bytes(message.split_off(..length).ok_or_else(broken)?)
             }
             WireType::StartGroup | WireType::EndGroup => {
                 return Err(bad("it is no infer request: it has groups".into()));
             }
         };
+        told(tag, value)?;
     }
     Ok(())
 }

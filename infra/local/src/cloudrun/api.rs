@@ -247,7 +247,7 @@ fn write(
         set(&mut service, spec, call.is("forceNewRevision"))?;
         let operation = Operation {
             service: name.into(),
-            created: service.updated,
+            created: ids::now_millis(),
             done: only_validate,
             error: None,
             response: None,
@@ -267,12 +267,10 @@ fn write(
         forget_old(&mut state.operations);
         Ok(answer)
     };
-    if only_validate {
-        let mut copy = run.store.read().clone();
-        return edit(&mut copy);
+    let answer = run.store.attempt(only_validate, edit)?;
+    if !only_validate {
+        reconcile::spawn(run, name, id);
     }
-    let answer = run.store.change(edit)?;
-    reconcile::spawn(run, name, id);
     Ok(answer)
 }
 
@@ -287,8 +285,8 @@ fn set(service: &mut Service, spec: Map<String, Value>, forced: bool) -> GoogleR
         add_revision(service)?;
     }
     validate::targets(service)?;
-    service.updated = ids::now_millis();
     if forced || was != service.spec {
+        service.updated = ids::now_millis();
         service.generation += 1;
         service.etag = etag();
     }
@@ -383,22 +381,21 @@ fn add_revision(service: &mut Service) -> GoogleResult<()> {
 }
 
 fn delete(run: &Arc<CloudRun>, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
-    let service = run.store.service(name)?;
-    if call.query.get("etag").is_some_and(|etag| *etag != service.etag) {
-        return Err(GoogleError::aborted(format!("Conflict for resource '{name}'")));
-    }
-    let id = operation_id(name);
-    let operation = ended(name, wire::service(&service));
-    let answer = wire::operation(&id, &operation, None);
-    if call.is("validateOnly") {
-        return Ok(answer);
-    }
-    run.store.change(|state| {
-        state.services.remove(name);
+    let only_validate = call.is("validateOnly");
+    let answer = run.store.attempt(only_validate, |state| {
+        let service = state.services.remove(name).ok_or_else(|| no_resource(name))?;
+        if call.query.get("etag").is_some_and(|etag| *etag != service.etag) {
+            return Err(GoogleError::aborted(format!("Conflict for resource '{name}'")));
+        }
+        let id = operation_id(name);
+        let operation = ended(name, wire::service(&service));
+        let answer = wire::operation(&id, &operation, None);
         state.operations.insert(id, operation);
-        Ok(())
+        Ok(answer)
     })?;
-    run.close(name);
+    if !only_validate {
+        run.close(name);
+    }
     Ok(answer)
 }
 
@@ -420,7 +417,7 @@ fn revisions(run: &CloudRun, name: &str) -> GoogleResult<Value> {
 
 fn delete_revision(run: &CloudRun, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
     let (of, short) = name.split_once("/revisions/").ok_or_else(|| no_resource(name))?;
-    let edit = |state: &mut State| {
+    run.store.attempt(call.is("validateOnly"), |state| {
         let service = state.services.get_mut(of).ok_or_else(|| no_resource(of))?;
         let revision = service.revisions.get(short).ok_or_else(|| no_resource(name))?;
         let mut targets = service.wanted();
@@ -441,12 +438,7 @@ fn delete_revision(run: &CloudRun, call: &Call<'_>, name: &str) -> GoogleResult<
         service.revisions.remove(short);
         state.operations.insert(id, operation);
         Ok(answer)
-    };
-    if call.is("validateOnly") {
-        let mut copy = run.store.read().clone();
-        return edit(&mut copy);
-    }
-    run.store.change(edit)
+    })
 }
 
 fn operation(run: &CloudRun, name: &str) -> GoogleResult<Value> {

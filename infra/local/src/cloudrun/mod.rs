@@ -25,7 +25,7 @@ use crate::images::Images;
 use crate::metrics::Metrics;
 
 pub(crate) use api::{answer, is_for};
-pub(crate) use error::fault;
+pub(crate) use error::{answer as answer_json, fault};
 
 use front::Front;
 use pool::Pool;

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::CloudRun;
-use super::state::{Failure, Readiness, Service};
+use super::state::{Ended, Failure, Readiness, Service};
 
 /// How long it takes at least.
 const SETTLE: Duration = Duration::from_millis(250);
+
+/// What an operation ends with that is to fail.
+const ON_PURPOSE: &str = "The route could not be updated, by a fault on purpose.";
 
 /// Begins beside everything else.
 pub(super) fn spawn(run: &Arc<CloudRun>, service: &str, operation: String) {
@@ -21,100 +24,71 @@ pub(super) fn spawn(run: &Arc<CloudRun>, service: &str, operation: String) {
 }
 
 async fn reconcile(run: &Arc<CloudRun>, name: &str, operation: &str) {
-    let Ok(service) = run.store.service(name) else {
-        return end(run, operation, DELETED);
+    let fails = run.store.read().operations.get(operation).is_some_and(|one| one.fails);
+    let ended = match run.store.service(name) {
+        // What was asked for stays asked for, and nothing moves.
+        Ok(_) if fails => run.store.end_operation(operation, |_| Some(internal(ON_PURPOSE))),
+        Ok(service) => {
+            let outcomes = start(run, &service).await;
+            let ports = listen(run, &service);
+            run.store.end_operation(operation, |service| bring(service, outcomes, ports))
+        }
+        Err(_) => run.store.end_operation(operation, |_| None),
     };
-    if run.store.read().operations.get(operation).is_some_and(|operation| operation.fails) {
-        return fail(run, name, operation);
+    match ended {
+        Ended::Kept => run.close_unused_tags(name),
+        // It was deleted while its instances were started.
+        Ended::Deleted => run.close(name),
     }
+}
+
+type Outcomes = Vec<(String, Readiness)>;
+type Ports = Vec<(String, std::io::Result<u16>)>;
+
+/// Starts revisions that never were; what came of each.
+async fn start(run: &Arc<CloudRun>, service: &Service) -> Outcomes {
     let mut outcomes = Vec::new();
     for revision in service.revisions.values().filter(|one| one.state == Readiness::Pending) {
-        let state = match run.pool(&service, revision).first().await {
+        let state = match run.pool(service, revision).first().await {
             Ok(()) => Readiness::Ready,
             Err(failure) => Readiness::Failed(failure),
         };
         outcomes.push((revision.name.clone(), state));
     }
-    let tags: Vec<String> = service.wanted().into_iter().filter_map(|one| one.tag).collect();
-    let ports: Vec<(String, std::io::Result<u16>)> = tags
-        .into_iter()
-        .map(|tag| {
-            let known = service.ports.get(&tag).copied().unwrap_or(0);
-            let port = run.listen(name, &tag, known);
-            (tag, port)
-        })
-        .collect();
-    let changed = run.store.change(|state| {
-        let mut failure = None;
-        if let Some(service) = state.services.get_mut(name) {
-            for (revision, readiness) in outcomes {
-                if let Some(revision) = service.revisions.get_mut(&revision) {
-                    revision.state = readiness;
-                }
-            }
-            for (tag, port) in ports {
-                match port {
-                    Ok(port) => drop(service.ports.insert(tag, port)),
-                    Err(error) => failure = Some(internal(&error)),
-                }
-            }
-            failure = failure.or_else(|| settle(service));
-            // A later change is brought about by its own operation.
-            if service.reconciling.as_deref() == Some(operation) {
-                service.reconciling = None;
-                service.failure = failure.clone();
-            }
-        }
-        let is_there = state.services.contains_key(name);
-        if let Some(operation) = state.operations.get_mut(operation) {
-            operation.done = true;
-            operation.error = failure.map(|failure| failure.message);
-            if !is_there {
-                operation.error = Some(DELETED.into());
-            }
-        }
-        Ok(is_there)
+    outcomes
+}
+
+/// Opens the addresses of the tags that are wanted.
+fn listen(run: &Arc<CloudRun>, service: &Service) -> Ports {
+    let tags = service.wanted().into_iter().filter_map(|one| one.tag);
+    let ports = tags.map(|tag| {
+        let known = service.ports.get(&tag).copied().unwrap_or(0);
+        let port = run.listen(&service.name, &tag, known);
+        (tag, port)
     });
-    match changed {
-        // The disk is full: it stays as it is, and a restart tries again.
-        Err(_) => {}
-        Ok(true) => run.close_unused_tags(name),
-        // It was deleted while its instances were started.
-        Ok(false) => run.close(name),
+    ports.collect()
+}
+
+/// Writes down what was started and opened, and moves traffic; what stands in the way, if anything
+/// does.
+fn bring(service: &mut Service, outcomes: Outcomes, ports: Ports) -> Option<Failure> {
+    for (revision, readiness) in outcomes {
+        if let Some(revision) = service.revisions.get_mut(&revision) {
+            revision.state = readiness;
+        }
     }
-}
-
-const DELETED: &str = "The service was deleted.";
-
-/// Ends an operation with an error.
-fn end(run: &CloudRun, operation: &str, error: &str) {
-    // On a full disk it stays open, and a restart tries again.
-    let _ = run.store.change(|state| {
-        if let Some(operation) = state.operations.get_mut(operation) {
-            operation.done = true;
-            operation.error = Some(error.into());
+    let mut failure = None;
+    for (tag, port) in ports {
+        match port {
+            Ok(port) => drop(service.ports.insert(tag, port)),
+            Err(error) => failure = Some(internal(&error.to_string())),
         }
-        Ok(())
-    });
+    }
+    failure.or_else(|| settle(service))
 }
 
-/// An operation that fails on purpose: what was asked for stays asked for, and nothing moves.
-fn fail(run: &CloudRun, name: &str, operation: &str) {
-    const WHY: &str = "The route could not be updated, by a fault on purpose.";
-    // As above.
-    let _ = run.store.change(|state| {
-        let service = state.services.get_mut(name);
-        if let Some(service) = service.filter(|one| one.reconciling.as_deref() == Some(operation)) {
-            service.reconciling = None;
-            service.failure = Some(Failure { reason: "INTERNAL".into(), message: WHY.into() });
-        }
-        Ok(())
-    });
-    end(run, operation, WHY);
-}
-
-fn internal(error: &std::io::Error) -> Failure {
-    Failure { reason: "INTERNAL".into(), message: error.to_string() }
+fn internal(message: &str) -> Failure {
+    Failure { reason: "INTERNAL".into(), message: message.into() }
 }
 
 /// Moves traffic where it is wanted; what stands in the way, if anything does.

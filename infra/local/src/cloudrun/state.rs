@@ -180,6 +180,20 @@ impl Service {
     }
 }
 
+impl Operation {
+    fn end(&mut self, error: Option<String>) {
+        self.done = true;
+        self.error = error;
+    }
+}
+
+/// Whether a service is still there when its operation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Kept,
+    Deleted,
+}
+
 /// Everything there is.
 #[derive(Debug)]
 pub(crate) struct Store(Kept<State>);
@@ -204,6 +218,44 @@ impl Store {
         edit: impl FnOnce(&mut State) -> GoogleResult<T>,
     ) -> GoogleResult<T> {
         self.0.change(edit, GoogleError::internal)
+    }
+
+    /// The same, or only what it would answer.
+    pub(crate) fn attempt<T>(
+        &self,
+        only_validate: bool,
+        edit: impl FnOnce(&mut State) -> GoogleResult<T>,
+    ) -> GoogleResult<T> {
+        if only_validate {
+            let mut copy = self.read().clone();
+            return edit(&mut copy);
+        }
+        self.change(edit)
+    }
+
+    /// Ends an operation, with an error or without, and what `settle` makes of its service. On a full
+    /// disk all stays as it is, and a restart tries again.
+    pub(crate) fn end_operation(
+        &self,
+        operation: &str,
+        settle: impl FnOnce(&mut Service) -> Option<Failure>,
+    ) -> Ended {
+        let ended = self.change(|state| {
+            let Some(ending) = state.operations.get_mut(operation) else { return Ok(Ended::Kept) };
+            let Some(service) = state.services.get_mut(&ending.service) else {
+                ending.end(Some("The service was deleted.".into()));
+                return Ok(Ended::Deleted);
+            };
+            let failure = settle(service);
+            ending.end(failure.as_ref().map(|failure| failure.message.clone()));
+            // A later change is brought about by its own operation.
+            if service.reconciling.as_deref() == Some(operation) {
+                service.reconciling = None;
+                service.failure = failure;
+            }
+            Ok(Ended::Kept)
+        });
+        ended.unwrap_or(Ended::Kept)
     }
 
     /// Where something listens; after a restart perhaps elsewhere.
