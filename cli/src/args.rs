@@ -1,6 +1,7 @@
 //! The syntax of the command line. What it means is decided in [`crate::settings`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use slsml_import::{DimOverride, ShapeOverride};
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Release(Release),
     /// Show every release of an alias and what became of it
     History(ReleaseTarget),
+    /// Show what the model's processes printed
+    Logs(Logs),
     /// Delete versions or revisions that have neither traffic nor a name
     Prune(Prune),
     /// Delete a function or a service with everything in it
@@ -439,6 +442,24 @@ pub(crate) struct Invoke {
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) target: ReleaseTarget,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Logs {
+    #[command(flatten)]
+    pub(crate) target: ReleaseTarget,
+    /// How far back, as in 10m or 2h
+    #[arg(long, default_value = "10m", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) since: Duration,
+    /// The newest lines, at most so many
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub(crate) limit: usize,
+    /// Go on with lines that come, until Ctrl-C
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Only of this version or revision
+    #[arg(long, value_name = "NAME")]
+    pub(crate) revision: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

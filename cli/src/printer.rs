@@ -95,6 +95,16 @@ impl Printer {
         Step(Some(bar))
     }
 
+    /// One of many results, as it comes; whether somebody still reads.
+    pub(crate) fn each(
+        &self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<bool, Failure> {
+        let line = if self.json { serde_json::to_string(value)? } else { text() };
+        write_while_read(&line)
+    }
+
     /// An error, and the exit code it takes.
     pub(crate) fn fail(&self, failure: &Failure) -> ExitCode {
         if self.json {
@@ -128,13 +138,19 @@ fn width() -> usize {
 }
 
 fn write_out(text: &str) -> Result<(), Failure> {
+    write_while_read(text).map(drop)
+}
+
+/// Writes; whether somebody still reads.
+fn write_while_read(text: &str) -> Result<bool, Failure> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
         // A reader that has seen enough, like `head`, is no error.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| {
-            Failure::new(Exit::Internal, format!("cannot write the result: {error}"))
-        }),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
+            Err(Failure::new(Exit::Internal, format!("cannot write the result: {error}")))
+        }
     }
 }
 

@@ -63,6 +63,11 @@ def iam(env):
 
 
 @pytest.fixture(scope="session")
+def logs(env):
+    return helpers.client(env, "logs")
+
+
+@pytest.fixture(scope="session")
 def cloudwatch(env):
     return helpers.client(env, "cloudwatch")
 

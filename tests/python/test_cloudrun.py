@@ -262,7 +262,7 @@ def document(name):
     return strict(json.loads(path.read_text(encoding="utf-8"))["schemas"])
 
 
-RUN, MONITORING = document("run.v2"), document("monitoring.v3")
+RUN, MONITORING, LOGGING = document("run.v2"), document("monitoring.v3"), document("logging.v2")
 
 
 def message(call):
@@ -270,6 +270,10 @@ def message(call):
     path, method = call["path"], call["method"]
     if path.startswith("/v3/"):
         return MONITORING, None, "ListTimeSeriesResponse"
+    if path == "/v2/entries:list":
+        return LOGGING, "ListLogEntriesRequest", "ListLogEntriesResponse"
+    if path.split("/")[4] == "metrics":
+        return LOGGING, "LogMetric" if method == "POST" else None, "LogMetric"
     prefix = "GoogleCloudRunV2"
     last = path.rsplit("/", 2)
     if path.endswith(":setIamPolicy"):
@@ -299,7 +303,9 @@ def test_every_message_is_what_the_discovery_document_says(local, host, services
     time.sleep(1)
     local.deploy_image("v1", "digits", "--service", "digits", "--strategy", "canary", "--steps", "50", "--bake", "1s",
                        "--min-requests", "1", "--check", "errors <= 0.9", "--check", "slower_than_250ms <= 0.9",
+                       "--check", "outputs <= stable + 0.9",
                        "--deadline", "20s", "--on-inconclusive", "promote", "--hold", "1s")
+    assert local.slsml("logs", "--service", "digits")["lines"]
     calls = [json.loads(line) for line in local.record.read_text(encoding="utf-8").splitlines()]
     seen = set()
     for call in calls:
@@ -319,4 +325,5 @@ def test_every_message_is_what_the_discovery_document_says(local, host, services
     assert {name for _, name in seen} >= {
         "GoogleCloudRunV2Service", "GoogleCloudRunV2Revision", "GoogleLongrunningOperation",
         "ListTimeSeriesResponse", "GoogleIamV1Policy", "GoogleCloudRunV2ListRevisionsResponse",
+        "ListLogEntriesResponse", "LogMetric",
     }, seen

@@ -110,6 +110,26 @@ def test_the_log_tail_holds_start_the_printed_line_end_and_report(lam, name):
     assert "second" in log and "a line of its own" not in log and "Init Duration" not in log
 
 
+def test_what_processes_print_is_in_the_log_group_by_page_and_time(lam, logs, name):
+    create(lam, name)
+    before = int(time.time() * 1000)
+    for number in range(3):
+        invoke(lam, name, {"do": "log", "line": f"line {number}"})
+    pages = logs.get_paginator("filter_log_events").paginate(
+        logGroupName=f"/aws/lambda/{name}", startTime=before, PaginationConfig={"PageSize": 2})
+    events = [event for page in pages for event in page["events"]]
+    assert len({event["eventId"] for event in events}) == len(events)
+    assert all("[$LATEST]" in event["logStreamName"] and event["timestamp"] >= before for event in events)
+    printed = [event["message"] for event in events if "line " in event["message"]]
+    assert [text.split("line ")[1][0] for text in printed] == ["0", "1", "2"], printed
+    later = logs.filter_log_events(logGroupName=f"/aws/lambda/{name}", startTime=before + 3_600_000)
+    assert later["events"] == []
+    with refused(400, "ResourceNotFoundException"):
+        logs.filter_log_events(logGroupName="/aws/lambda/another")
+    with refused(501, "NotImplementedException"):
+        logs.filter_log_events(logGroupName=f"/aws/lambda/{name}", filterPattern="ERROR")
+
+
 def test_the_log_tail_holds_at_most_4_kb(lam, name):
     create(lam, name)
     _, answer = invoke(lam, name, {"do": "log", "line": "x" * 10_000}, LogType="Tail")

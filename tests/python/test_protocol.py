@@ -292,6 +292,18 @@ def test_each_request_is_a_line_with_its_trace(folder):
     assert line["logging.googleapis.com/trace"] == f"projects/shop/traces/{trace}"
 
 
+def test_the_models_answer_is_in_the_log_and_counted_whatever_the_protocol(folder):
+    server = Server(folder)
+    with th.InferenceServerClient(server.address) as over_http, tg.InferenceServerClient(server.address) as over_grpc:
+        answers = [ask(th, over_http, images(1)), ask(tg, over_grpc, images(1))]
+    digits = {str(answer.as_numpy("probabilities")[0].argmax()) for answer in answers}
+    text = urllib.request.urlopen(f"http://{server.address}/metrics").read().decode()
+    lines, _ = server.stop()
+    told = [line["slsml"]["prediction"] for line in lines if "slsml" in line]
+    assert len(told) == 2 and set(told) == digits, (told, digits)
+    assert f'slsml_predictions_total{{bin="{told[0]}"}} 2' in text
+
+
 def ask_until_told_to_close(server, body, counts):
     """As whoever spreads requests over containers does: no further request once one says so."""
     connection = HTTPConnection("127.0.0.1", server.port, timeout=20)

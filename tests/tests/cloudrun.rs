@@ -526,3 +526,49 @@ fn package_with(local: &LocalLambda, server: &Path, out: &Path) {
     let (code, value) = slsml_e2e::slsml::json(local.scratch(), &args).unwrap();
     assert_eq!(code, 0, "{value}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_predicts_differently_is_rolled_back_for_it() {
+    let cloud = Cloud::start();
+    let revision = cloud.deploy(1, &["--no-traffic"]).1["revision"].as_str().unwrap().to_owned();
+    let check = ["--strategy", "canary", "--steps", "50", "--bake", "2s", "--warm-up", "0"];
+    let check = [&check[..], &["--check", "outputs <= stable + 0.15"]].concat();
+    let plan = ["plan", "cloudrun", "--artifact", &*cloud.images[1].to_string_lossy()];
+    let (_, plan) = cloud.local.json(&[&plan[..], &check].concat()).unwrap();
+    assert_eq!(plan["counts_outputs_anew"], true, "{plan}");
+    let traffic = cloud.traffic(1);
+    let dir = cloud.local.dir().to_string_lossy().into_owned();
+    let blank = ["local", "fault", "version", "digits", &*revision, "--blank-rate", "1"];
+    let (code, value) =
+        json(cloud.local.scratch(), &[&blank[..], &["--dir", &dir]].concat()).unwrap();
+    assert_eq!(code, 0, "{value}");
+    let (code, value) = cloud.deploy(1, &check);
+    assert_eq!(code, 5, "{value}");
+    assert_eq!(value["reason"]["check_failed"]["check"]["metric"], "outputs", "{value}");
+    cloud.no_faults();
+    let (code, value) = cloud.deploy(1, &check);
+    assert_eq!((code, &value["outcome"]), (0, &json!("promoted")), "{value}");
+    traffic.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_containers_print_is_shown_by_revision() {
+    let cloud = Cloud::start();
+    let traffic = cloud.traffic(0);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    traffic.finish().await;
+    let (code, value) = cloud.run(&["logs", "--limit", "5"]);
+    let lines = value["lines"].as_array().unwrap();
+    assert_eq!((code, lines.len()), (0, 5), "{value}");
+    for line in lines {
+        assert!(line["revision"].as_str().unwrap().contains(&cloud.mark(0)), "{line}");
+        assert_eq!(line["severity"], "INFO");
+        let text = line["text"].as_str().unwrap();
+        assert!(text.starts_with("POST /v2/models/digits/infer 200 "), "{text}");
+        assert!(text.contains(r#"{"slsml":{"prediction":""#), "{text}");
+    }
+    let times: Vec<_> = lines.iter().map(|line| line["time"].as_str().unwrap()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    let (code, value) = cloud.run(&["logs", "--revision", "another"]);
+    assert_eq!((code, &value["lines"]), (0, &json!([])));
+}

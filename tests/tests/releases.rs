@@ -552,3 +552,35 @@ fn pruning_keeps_whom_to_go_back_to() {
     assert_eq!(run(&["destroy", "--yes"]).0, 0);
     assert_eq!(run(&["status"]).0, 4);
 }
+
+#[test]
+fn what_a_function_prints_is_shown_by_version() {
+    let cloud = deployed("v1");
+    let logs = |more: &[&str]| {
+        cloud.json(&[&["logs", "--function", "digits"][..], more].concat()).unwrap()
+    };
+    let (code, value) = logs(&[]);
+    let lines = value["lines"].as_array().unwrap();
+    let ends = lines.iter().filter(|line| line["text"].as_str().unwrap().starts_with("END "));
+    assert_eq!((code, ends.count() > 0), (0, true), "the warm-up's requests: {value}");
+    assert!(lines.iter().all(|line| line["revision"] == "1"), "{value}");
+    assert_eq!(logs(&["--revision", "9"]).1["lines"], serde_json::json!([]));
+    assert_eq!(
+        logs(&["--limit", "2"]).1["lines"].as_array().unwrap()[..],
+        lines[lines.len() - 2..]
+    );
+    let (code, value) = cloud.json(&["logs", "--function", "another"]).unwrap();
+    assert_eq!(code, 4, "{value}");
+    // Whoever follows gets what comes as a document a line.
+    let mut args = vec!["--json", "logs", "--function", "digits", "--follow"];
+    let flags = cloud.flags();
+    args.extend(flags.iter().map(String::as_str));
+    let mut child = command(&args).unwrap().stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["revision"], "1");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

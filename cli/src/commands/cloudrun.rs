@@ -3,7 +3,8 @@
 
 use serde_json::json;
 use slsml_cloudrun::{
-    Change, Google, Layout, Progress, Repository, ServiceSpec, ServiceTarget, changes, ensure,
+    Change, Google, Layout, Progress, Repository, ServiceSpec, ServiceTarget, changes,
+    count_outputs, counts_outputs, ensure,
 };
 use slsml_package::{Arch, Artifact};
 use slsml_release::{Measure, Strategy, Weight, check_metrics};
@@ -39,6 +40,10 @@ pub(crate) async fn run(
     let deployment = prepare(settings, args).await?;
     let Deployment { layout, repository, tags, spec, google, prepared, .. } = deployment;
     push::bring(&layout, &repository, &tags, None, printer).await?;
+    if prepared.lacks_outputs(&google).await? {
+        let _step = printer.step("Having the model's answers counted from its log");
+        count_outputs(&google).await?;
+    }
     let ensured = {
         let mut step = printer.step(&format!("Comparing {} with the artifact", spec.name));
         ensure(&google, &spec, |progress| {
@@ -90,11 +95,13 @@ pub(crate) async fn plan(
         false => deploy::steps(&prepared, revision.as_ref()),
     };
     let observed = &prepared.observed;
+    let uncounted = prepared.lacks_outputs(&google).await?;
     let value = json!({
         "service": spec.name,
         "image": spec.image,
         "split": observed.split,
         "changes": changes,
+        "counts_outputs_anew": uncounted,
         "version": revision,
         "steps": steps,
         "strategy": prepared.strategy,
@@ -105,11 +112,12 @@ pub(crate) async fn plan(
             .as_ref()
             .map_or("has no traffic yet".into(), |split| format!("is at {split}"));
         let first = format!("The service {} {here}.", spec.name);
+        let idle = changes.is_empty() && steps.is_empty();
         let image =
             format!("bring {} to {repository}, as far as it is not there", short(layout.digest()));
-        let all =
-            std::iter::once(image).chain(changes.iter().map(|change| would(*change).to_owned()));
-        let idle = changes.is_empty() && steps.is_empty();
+        let counting = uncounted.then(|| "have the model's answers counted from its log".into());
+        let changes = changes.iter().map(|change| would(*change).to_owned());
+        let all = std::iter::once(image).chain(counting).chain(changes);
         deploy::plan_text(&first, "slsml deploy cloudrun", idle, all.collect(), &steps)
     })
 }
@@ -156,16 +164,25 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
     Ok(Deployment { layout, repository, tags, spec, google, local, no_traffic, prepared })
 }
 
+impl Prepared {
+    /// Whether a check is on the model's answers and nothing counts them yet.
+    async fn lacks_outputs(&self, google: &Google) -> Result<bool, Failure> {
+        let asks = self.strategy.measures().into_iter().any(|one| one == Measure::Outputs);
+        Ok(asks && !counts_outputs(google).await?)
+    }
+}
+
 /// What Cloud Run counts for each revision.
 fn counted(strategy: &Strategy) -> Result<(), Failure> {
-    let is_counted =
-        |measure: &Measure| matches!(measure, Measure::Errors | Measure::SlowerThan(_));
+    let is_counted = |measure: &Measure| {
+        matches!(measure, Measure::Errors | Measure::SlowerThan(_) | Measure::Outputs)
+    };
     match strategy.measures().into_iter().find(|measure| !is_counted(measure)) {
         None => Ok(()),
         Some(measure) => Err(Failure::usage(format!(
             "Cloud Run does not count {measure} by revision: a check on it would have no evidence"
         ))
-        .help("check errors or slower_than_…ms")),
+        .help("check errors, slower_than_…ms or outputs")),
     }
 }
 

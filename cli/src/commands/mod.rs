@@ -7,6 +7,7 @@ mod explain_size;
 mod inspect;
 mod invoke;
 mod local;
+mod logs;
 mod package;
 mod push;
 mod release;
@@ -40,6 +41,7 @@ pub(crate) fn run(args: Args, printer: &Printer) -> Result<Exit, Failure> {
         Command::Status(args) => block_on(status::run(&settings()?, args, printer)),
         Command::Release(args) => block_on(release::run(&settings()?, args, printer)),
         Command::History(args) => block_on(release::history(&settings()?, args, printer)),
+        Command::Logs(args) => block_on(logs::run(&settings()?, args, printer)),
         Command::Prune(args) => block_on(cleanup::prune(&settings()?, args, printer)),
         Command::Destroy(args) => block_on(cleanup::destroy(&settings()?, args, printer)),
         Command::Local(command) => local::run(command, printer),

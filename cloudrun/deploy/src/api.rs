@@ -59,6 +59,7 @@ pub struct Google {
     http: Client,
     run: String,
     monitoring: String,
+    logging: String,
     storage: String,
     credentials: Option<Arc<AccessTokenCredentials>>,
     project: String,
@@ -89,6 +90,7 @@ impl Google {
             http,
             run: at("https://run.googleapis.com"),
             monitoring: at("https://monitoring.googleapis.com"),
+            logging: at("https://logging.googleapis.com"),
             storage: at("https://storage.googleapis.com"),
             credentials,
             project: connect.project,
@@ -132,6 +134,11 @@ impl Google {
 
     pub(crate) fn time_series_url(&self) -> String {
         format!("{}/v3/projects/{}/timeSeries", self.monitoring, self.project)
+    }
+
+    /// Cloud Logging's address of a resource, or of a call.
+    pub(crate) fn logging_url(&self, name: &str) -> String {
+        format!("{}/v2/{name}", self.logging)
     }
 
     /// Cloud Storage's address of a resource: names of objects may have slashes.

@@ -3,15 +3,19 @@
 //! All of them come from one metric, the distribution of latencies with its label of the answer's
 //! class: how many requests there were, how many were answered with 5xx, how many took longer than
 //! a limit. Two metrics could be late at different times, and half a truth would be a wrong one.
+//!
+//! What the model answered is counted by a metric of its own, from the container's log. Shares of
+//! classes are shares of what it counted, so that it need not agree with the requests.
 
 use std::time::Duration;
 
 use serde_json::Value;
 use slsml_release::ports::{Metrics, PortError};
-use slsml_release::{Counts, Latency, Measure, Revision};
+use slsml_release::{Counts, Latency, Measure, OUTPUTS, Revision};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::logs::{LABEL, METRIC_TYPE};
 use crate::{CloudRunError, Google};
 
 const LIST: &str = "ListTimeSeries";
@@ -46,7 +50,56 @@ impl RevisionMetrics {
         if periods == 0 {
             return Ok(Counts::default());
         }
-        let end = from + periods * self.period;
+        let interval = (from, from + periods * self.period);
+        let mut found = Histogram::default();
+        let each = |series: &Value| {
+            let failed = series["metric"]["labels"]["response_code_class"] == "5xx";
+            for point in series["points"].as_array().into_iter().flatten() {
+                found.add(&point["value"]["distributionValue"], failed)?;
+            }
+            Ok(())
+        };
+        self.series(METRIC, revision, interval, each).await?;
+        let mut counts = found.counts(measures);
+        if measures.contains(&Measure::Outputs) {
+            counts.outputs = self.outputs(revision, interval).await?;
+        }
+        Ok(counts)
+    }
+
+    /// How many answers of each class or range there were.
+    async fn outputs(
+        &self,
+        revision: &str,
+        interval: (u64, u64),
+    ) -> Result<Vec<u64>, CloudRunError> {
+        let mut outputs = vec![0; usize::from(OUTPUTS)];
+        let each = |series: &Value| {
+            let class = series["metric"]["labels"][LABEL].as_str().unwrap_or_default();
+            if let Some(count) = class.parse().ok().and_then(|at: usize| outputs.get_mut(at)) {
+                let points = series["points"].as_array().into_iter().flatten();
+                *count += points.map(|point| number(&point["value"]["int64Value"])).sum::<u64>();
+            }
+            Ok(())
+        };
+        match self.series(METRIC_TYPE, revision, interval, each).await {
+            // Nothing was counted yet: Monitoring knows a metric from its first value on.
+            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            other => other?,
+        }
+        let used = outputs.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
+        outputs.truncate(used);
+        Ok(outputs)
+    }
+
+    /// The series of a metric for one revision, in whole periods of an interval.
+    async fn series(
+        &self,
+        metric: &str,
+        revision: &str,
+        (from, end): (u64, u64),
+        mut each: impl FnMut(&Value) -> Result<(), CloudRunError>,
+    ) -> Result<(), CloudRunError> {
         let labels = [
             ("project_id", self.google.project()),
             ("location", self.google.region()),
@@ -54,34 +107,26 @@ impl RevisionMetrics {
             ("revision_name", revision),
         ];
         let query = [
-            ("filter", filter(&labels)),
+            ("filter", filter(metric, &labels)),
             ("interval.startTime", rfc3339(from)),
             ("interval.endTime", rfc3339(end)),
             ("aggregation.alignmentPeriod", format!("{}s", self.period)),
             ("aggregation.perSeriesAligner", "ALIGN_DELTA".into()),
             ("view", "FULL".into()),
         ];
-        let mut found = Histogram::default();
-        let each = |page: &Value| {
+        let page = |page: &Value| {
             check_whole(page)?;
-            for series in page["timeSeries"].as_array().into_iter().flatten() {
-                let failed = series["metric"]["labels"]["response_code_class"] == "5xx";
-                for point in series["points"].as_array().into_iter().flatten() {
-                    found.add(&point["value"]["distributionValue"], failed)?;
-                }
-            }
-            Ok(())
+            page["timeSeries"].as_array().into_iter().flatten().try_for_each(&mut each)
         };
-        self.google.pages(LIST, &self.google.time_series_url(), &query, each).await?;
-        Ok(found.counts(measures))
+        self.google.pages(LIST, &self.google.time_series_url(), &query, page).await
     }
 }
 
 /// A revision's series, and no others: another region may have a revision of that name.
-fn filter(labels: &[(&str, &str); 4]) -> String {
+fn filter(metric: &str, labels: &[(&str, &str); 4]) -> String {
     let labels = labels.map(|(name, value)| format!("resource.labels.{name} = \"{value}\""));
     format!(
-        "metric.type = \"{METRIC}\" AND resource.type = \"cloud_run_revision\" AND {}",
+        "metric.type = \"{metric}\" AND resource.type = \"cloud_run_revision\" AND {}",
         labels.join(" AND ")
     )
 }
@@ -102,6 +147,11 @@ fn check_whole(page: &Value) -> Result<(), CloudRunError> {
     }
 }
 
+/// A count, which JSON has as a text.
+fn number(value: &Value) -> u64 {
+    value.as_u64().or_else(|| value.as_str()?.parse::<u64>().ok()).unwrap_or(0)
+}
+
 /// Requests by how long they took: upper bounds in milliseconds and how many.
 #[derive(Debug, Default)]
 struct Histogram {
@@ -113,9 +163,6 @@ struct Histogram {
 
 impl Histogram {
     fn add(&mut self, value: &Value, failed: bool) -> Result<(), CloudRunError> {
-        let number = |value: &Value| {
-            value.as_u64().or_else(|| value.as_str()?.parse::<u64>().ok()).unwrap_or(0)
-        };
         let count = number(&value["count"]);
         self.requests += count;
         if failed {
@@ -218,7 +265,7 @@ impl Metrics for RevisionMetrics {
     }
 
     async fn knows(&self, measure: &Measure) -> Result<bool, PortError> {
-        Ok(matches!(measure, Measure::Errors | Measure::SlowerThan(_)))
+        Ok(matches!(measure, Measure::Errors | Measure::SlowerThan(_) | Measure::Outputs))
     }
 
     async fn counts(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::HeaderMap;
+use http::{Extensions, HeaderMap};
 
 use crate::app::App;
 use crate::log::{Access, TraceContext};
@@ -19,6 +19,18 @@ pub(crate) struct Exchange {
     _in_flight: InFlight,
 }
 
+/// What the model answered, on its way to whoever counts it.
+#[derive(Clone, Copy, Debug)]
+struct Prediction(u8);
+
+/// Notes on an answer what the model said. One item of a request counts, as elsewhere: items of one
+/// request are alike.
+pub(crate) fn note_prediction(answer: &mut Extensions, predictions: &[u8]) {
+    if let Some(bin) = predictions.first() {
+        answer.insert(Prediction(*bin));
+    }
+}
+
 /// How one ended.
 pub(crate) struct Ended<'a> {
     /// `rest` or `grpc`.
@@ -30,6 +42,15 @@ pub(crate) struct Ended<'a> {
     pub(crate) request_bytes: usize,
     pub(crate) response_bytes: usize,
     pub(crate) error: Option<&'a str>,
+    /// What else is known of the answer.
+    pub(crate) extensions: &'a Extensions,
+}
+
+impl Ended<'_> {
+    /// The class or range of the model's answer, if it gave one.
+    pub(crate) fn prediction(&self) -> Option<u8> {
+        self.extensions.get().map(|Prediction(bin)| *bin)
+    }
 }
 
 impl Exchange {
@@ -46,6 +67,9 @@ impl Exchange {
     pub(crate) fn end(self, ended: &Ended<'_>) {
         let latency = self.began.elapsed();
         self.app.stats.answered(ended.protocol, ended.status, latency);
+        if let Some(bin) = ended.prediction() {
+            self.app.stats.predicted(bin);
+        }
         if self.app.settings.access_log {
             let trace = self.trace.as_ref();
             Access { ended, latency, trace, project: self.app.settings.project.as_deref() }.log();

@@ -103,6 +103,10 @@ impl Access<'_> {
                 "latency": format!("{:.6}s", self.latency.as_secs_f64()),
             },
         });
+        // A log-based metric counts these: a release's checks on outputs read it.
+        if let Some(bin) = ended.prediction() {
+            line["slsml"] = json!({ "prediction": bin.to_string() });
+        }
         if let Some(error) = ended.error {
             line["message"] = json!(error);
         }

@@ -12,7 +12,7 @@ use slsml_inference::{Answer, InferRequest, Method, ProtocolError, Route};
 
 use crate::app::{App, Refusal};
 use crate::encoding;
-use crate::exchange::{Ended, Exchange};
+use crate::exchange::{Ended, Exchange, note_prediction};
 
 /// Where an infer request's JSON ends and its tensors' bytes begin.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -37,6 +37,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
         request_bytes: received,
         response_bytes: response.body().size(),
         error: error.as_deref(),
+        extensions: response.extensions(),
     });
     response
 }
@@ -74,8 +75,10 @@ async fn respond(
             let body = receive(app, body).await?;
             *received = body.len();
             let answer = infer(app, &parts.headers, body).await?;
-            app.stats.predicted(&answer.predictions);
-            Ok(response(&parts.headers, answer))
+            let predictions = answer.predictions.clone();
+            let mut response = response(&parts.headers, answer);
+            note_prediction(response.extensions_mut(), &predictions);
+            Ok(response)
         }
     }
 }

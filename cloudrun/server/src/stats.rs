@@ -71,11 +71,8 @@ impl Stats {
     }
 
     /// The model answered so.
-    pub(crate) fn predicted(&self, predictions: &[u8]) {
-        // One item of a request, as elsewhere: items of one request are alike.
-        if let Some(bin) = predictions.first() {
-            self.predictions.get_or_create(&[("bin", bin.to_string())]).inc();
-        }
+    pub(crate) fn predicted(&self, bin: u8) {
+        self.predictions.get_or_create(&[("bin", bin.to_string())]).inc();
     }
 
     /// The model ran for so many requests.

@@ -24,6 +24,21 @@ pub struct Observed {
     pub token: Option<Token>,
 }
 
+/// A line a revision printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLine {
+    /// Its id, where it is kept.
+    pub id: String,
+    /// When, since the Unix epoch.
+    pub time: Duration,
+    /// Who printed it.
+    pub revision: String,
+    /// How severe it is, where that is known.
+    pub severity: Option<String>,
+    /// What it says.
+    pub text: String,
+}
+
 /// Why a port could not do what it was asked.
 #[derive(Debug)]
 pub enum PortError {

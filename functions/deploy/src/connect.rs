@@ -40,6 +40,7 @@ pub(crate) const UPLOAD_LIMIT: Duration = Duration::from_secs(960);
 pub struct Clients {
     pub(crate) lambda: aws_sdk_lambda::Client,
     pub(crate) cloudwatch: aws_sdk_cloudwatch::Client,
+    pub(crate) logs: aws_sdk_cloudwatchlogs::Client,
     pub(crate) s3: aws_sdk_s3::Client,
     region: String,
 }
@@ -82,6 +83,7 @@ impl Clients {
         Ok(Clients {
             lambda: aws_sdk_lambda::Client::new(&config),
             cloudwatch: aws_sdk_cloudwatch::Client::new(&config),
+            logs: aws_sdk_cloudwatchlogs::Client::new(&config),
             s3: aws_sdk_s3::Client::from_conf(s3),
             region,
         })

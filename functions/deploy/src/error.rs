@@ -86,6 +86,7 @@ impl LambdaError {
         }
         Some(match *call {
             "GetMetricData" | "ListMetrics" => format!("cloudwatch:{call}"),
+            "FilterLogEvents" => format!("logs:{call}"),
             // S3 names its permissions otherwise than its calls.
             "PutObject" => "s3:PutObject".into(),
             // What is not there looks forbidden to those who may not list.

@@ -11,6 +11,7 @@ mod connect;
 mod error;
 mod function;
 mod invoke;
+mod logs;
 mod metrics;
 mod status;
 mod store;

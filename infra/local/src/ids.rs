@@ -50,6 +50,11 @@ pub(crate) fn iso8601(seconds: u64) -> String {
     moment(seconds * 1000).format(&Rfc3339).unwrap_or_default()
 }
 
+/// The same from milliseconds, with as many digits of a second as they have.
+pub(crate) fn iso8601_millis(millis: u64) -> String {
+    moment(millis).format(&Rfc3339).unwrap_or_default()
+}
+
 /// Seconds since the Unix epoch of an ISO 8601 time.
 pub(crate) fn parse_iso8601(text: &str) -> Option<f64> {
     let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;

@@ -19,6 +19,7 @@ mod ids;
 mod images;
 mod kept;
 mod lambda;
+mod logs;
 mod metrics;
 mod query;
 mod s3;

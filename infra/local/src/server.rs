@@ -30,6 +30,7 @@ use crate::images::{self, Images};
 use crate::lambda::registry::Registry;
 use crate::lambda::routes::{self, Lambda};
 use crate::lambda::urls;
+use crate::logs::{self, Logs};
 use crate::metrics::{self, Metrics};
 use crate::s3::Store;
 use crate::storage::{self, Storage};
@@ -74,6 +75,7 @@ type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 struct Cloud {
     lambda: Lambda,
     metrics: Arc<Metrics>,
+    logs: Arc<Logs>,
     images: Arc<Images>,
     run: Arc<CloudRun>,
     storage: Storage,
@@ -121,11 +123,18 @@ fn open(options: &Options, address: SocketAddr) -> Result<Cloud, ServeError> {
     let registry = Registry::open(home, options.account_concurrency).map_err(state)?;
     iam::prepare(&registry).map_err(|error| state(std::io::Error::other(error.message)))?;
     let metrics = Arc::new(Metrics::open(home).map_err(state)?);
+    let logs = Arc::new(Logs::default());
     let store = Arc::new(Store::open(&home.join("s3")).map_err(state)?);
     let faults = Arc::new(Injector::new(home));
     let registry = Arc::new(registry);
-    let fleet =
-        Fleet::new(home.clone(), registry, metrics.clone(), faults.clone(), options.idle_after);
+    let fleet = Fleet::new(
+        home.clone(),
+        registry,
+        metrics.clone(),
+        logs.clone(),
+        faults.clone(),
+        options.idle_after,
+    );
     let lambda = Lambda { fleet: Arc::new(fleet), store, endpoint: format!("http://{address}") };
     let writes = tokio::sync::Mutex::default();
     let images = Arc::new(Images::open(home).map_err(state)?);
@@ -135,13 +144,14 @@ fn open(options: &Options, address: SocketAddr) -> Result<Cloud, ServeError> {
         address.to_string(),
         images.clone(),
         metrics.clone(),
+        logs.clone(),
         faults.clone(),
         options.idle_after,
-        options.record.as_deref(),
     );
+    let run = run.and_then(|run| run.recording(options.record.as_deref()));
     let run = Arc::new(run.map_err(state)?);
     run.resume().map_err(state)?;
-    Ok(Cloud { lambda, metrics, images, run, storage, home: home.clone(), faults, writes })
+    Ok(Cloud { lambda, metrics, logs, images, run, storage, home: home.clone(), faults, writes })
 }
 
 /// Ends processes that a killed local cloud left in this folder. They would end by themselves when
@@ -299,6 +309,7 @@ async fn serve_call(
     match service.as_deref() {
         Some("lambda") => whole(routes::answer(&cloud.lambda, &parts, body).await),
         Some("monitoring") => whole(metrics::api::answer(&cloud.metrics, &parts, &body)),
+        Some("logs") => whole(logs::api::answer(&cloud.logs, &parts, &body)),
         Some("iam") => xml(&body, iam::IAM_NAMESPACE, |action, request| {
             iam::iam(&cloud.lambda.fleet.registry, action, request)
         }),

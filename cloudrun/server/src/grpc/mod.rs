@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
 use crate::app::{App, Refusal};
-use crate::exchange::{Ended, Exchange};
+use crate::exchange::{Ended, Exchange, note_prediction};
 use crate::rest::BUSY;
 use decode::{Counted, bind};
 use messages::{
@@ -52,6 +52,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
         request_bytes: 0,
         response_bytes: 0,
         error: error.as_ref().map(Status::message).filter(|_| code != Code::Ok),
+        extensions: response.extensions(),
     });
     response
 }
@@ -103,7 +104,7 @@ async fn one<C, F, R>(
 where
     C: Codec<Decode: Send + 'static, Encode: Send + 'static>,
     F: Fn(Arc<App>, C::Decode) -> R,
-    R: Future<Output = Result<C::Encode, Status>> + Send + 'static,
+    R: Future<Output = Answered<C::Encode>> + Send + 'static,
 {
     let mut grpc = Grpc::new(codec)
         .max_decoding_message_size(app.settings.body_bytes)
@@ -112,6 +113,8 @@ where
         .send_compressed(CompressionEncoding::Gzip);
     grpc.unary(Unary { app: app.clone(), answer }, request).await
 }
+
+type Answered<B> = Result<tonic::Response<B>, Status>;
 
 /// A handler as tonic takes it.
 struct Unary<F> {
@@ -122,14 +125,13 @@ struct Unary<F> {
 impl<A, B, F, R> UnaryService<A> for Unary<F>
 where
     F: Fn(Arc<App>, A) -> R,
-    R: Future<Output = Result<B, Status>> + Send + 'static,
+    R: Future<Output = Answered<B>> + Send + 'static,
 {
     type Response = B;
-    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<B>, Status>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Answered<B>> + Send>>;
 
     fn call(&mut self, request: tonic::Request<A>) -> Self::Future {
-        let answer = (self.answer)(self.app.clone(), request.into_inner());
-        Box::pin(async move { answer.await.map(tonic::Response::new) })
+        Box::pin((self.answer)(self.app.clone(), request.into_inner()))
     }
 }
 
@@ -137,28 +139,29 @@ fn named(app: &App, name: &str, version: &str) -> Result<(), Status> {
     app.service.check_name(name, version).map_err(|error| status(&error))
 }
 
-async fn server_live(_: Arc<App>, _: Empty) -> Result<ServerLive, Status> {
-    Ok(ServerLive { live: true })
+async fn server_live(_: Arc<App>, _: Empty) -> Answered<ServerLive> {
+    Ok(tonic::Response::new(ServerLive { live: true }))
 }
 
-async fn server_ready(_: Arc<App>, _: Empty) -> Result<Ready, Status> {
-    Ok(Ready { ready: true })
+async fn server_ready(_: Arc<App>, _: Empty) -> Answered<Ready> {
+    Ok(tonic::Response::new(Ready { ready: true }))
 }
 
-async fn model_ready(app: Arc<App>, asked: ModelName) -> Result<Ready, Status> {
-    named(&app, &asked.name, &asked.version).map(|()| Ready { ready: true })
+async fn model_ready(app: Arc<App>, asked: ModelName) -> Answered<Ready> {
+    named(&app, &asked.name, &asked.version)?;
+    Ok(tonic::Response::new(Ready { ready: true }))
 }
 
-async fn server_metadata(app: Arc<App>, _: Empty) -> Result<ServerMetadata, Status> {
+async fn server_metadata(app: Arc<App>, _: Empty) -> Answered<ServerMetadata> {
     let extensions = app.service.extensions.iter().map(|&name| name.to_owned());
-    Ok(ServerMetadata {
+    Ok(tonic::Response::new(ServerMetadata {
         name: metadata::SERVER_NAME.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         extensions: extensions.collect(),
-    })
+    }))
 }
 
-async fn model_metadata(app: Arc<App>, asked: ModelName) -> Result<ModelMetadata, Status> {
+async fn model_metadata(app: Arc<App>, asked: ModelName) -> Answered<ModelMetadata> {
     named(&app, &asked.name, &asked.version)?;
     let signature = app.service.model.signature();
     let tensor = |spec: &TensorSpec| TensorMetadata {
@@ -166,19 +169,16 @@ async fn model_metadata(app: Arc<App>, asked: ModelName) -> Result<ModelMetadata
         datatype: spec.datatype.to_string(),
         shape: spec.shape.iter().map(metadata::length).collect(),
     };
-    Ok(ModelMetadata {
+    Ok(tonic::Response::new(ModelMetadata {
         name: app.service.name.clone(),
         versions: vec![app.service.version.clone()],
         platform: metadata::PLATFORM.into(),
         inputs: signature.inputs.iter().map(tensor).collect(),
         outputs: signature.outputs.iter().map(tensor).collect(),
-    })
+    }))
 }
 
-async fn model_infer(
-    app: Arc<App>,
-    asked: ModelInferRequest,
-) -> Result<ModelInferResponse, Status> {
+async fn model_infer(app: Arc<App>, asked: ModelInferRequest) -> Answered<ModelInferResponse> {
     named(&app, &asked.model_name, &asked.model_version)?;
     let bound = bind(asked, app.service.model.signature(), &app.service.limits);
     let mut request = bound.map_err(|error| status(&error))?;
@@ -186,7 +186,7 @@ async fn model_infer(
         Refusal::Busy => Status::unavailable(BUSY),
         Refusal::Protocol(error) => status(&error),
     })?;
-    app.stats.predicted(&app.service.predictions(&tensors));
+    let predictions = app.service.predictions(&tensors);
     let answer = app.service.named(&request, &tensors);
     let (mut outputs, mut raw) = (Vec::new(), Vec::new());
     for RawOutput { name, tensor, bytes } in answer.to_raw().map_err(|error| status(&error))? {
@@ -199,14 +199,16 @@ async fn model_infer(
         });
         raw.push(Bytes::from(bytes));
     }
-    Ok(ModelInferResponse {
+    let mut response = tonic::Response::new(ModelInferResponse {
         model_name: app.service.name.clone(),
         model_version: app.service.version.clone(),
         id: request.id.unwrap_or_default(),
         outputs,
         raw_output_contents: raw,
         ..ModelInferResponse::default()
-    })
+    });
+    note_prediction(response.extensions_mut(), &predictions);
+    Ok(response)
 }
 
 fn status(error: &ProtocolError) -> Status {

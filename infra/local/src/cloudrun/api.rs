@@ -19,11 +19,14 @@ use crate::ids;
 /// How many revisions a service may have.
 const MOST_REVISIONS: usize = 1000;
 
-/// Whether a path is Cloud Run's or Cloud Monitoring's.
+/// Whether a path is Cloud Run's, Cloud Logging's or Cloud Monitoring's.
 pub(crate) fn is_for(path: &str) -> bool {
     let mut parts = path.split('/').skip(1);
     match (parts.next(), parts.next()) {
-        (Some("v2"), Some("projects")) => parts.nth(1) == Some("locations"),
+        (Some("v2"), Some("projects")) => {
+            matches!(parts.nth(1), Some("locations" | "metrics"))
+        }
+        (Some("v2"), Some("entries:list")) => true,
         (Some("v3"), Some("projects")) => true,
         _ => false,
     }
@@ -99,6 +102,9 @@ async fn route(run: &Arc<CloudRun>, call: &Call<'_>) -> GoogleResult<Value> {
     };
     let segments: Vec<&str> = name.split('/').collect();
     match (&call.parts.method, segments.as_slice(), verb) {
+        (method, ["entries"], Some("list")) | (method, ["projects", _, "metrics", ..], None) => {
+            run.logging.answer(method, &segments, &call.json()?)
+        }
         (&Method::GET, [_, _, _, _, "services"], None) => Ok(list(run, name)),
         (&Method::POST, [_, _, _, _, "services"], None) => create(run, call, name),
         (&Method::GET, [_, _, _, _, "services", _], None) => {

@@ -145,11 +145,7 @@ impl CloudRun {
                 return plain(StatusCode::SERVICE_UNAVAILABLE, &failure.message);
             }
         };
-        let of = monitoring::Counted {
-            location: service.location().to_owned(),
-            service: service.id().to_owned(),
-            revision: revision.name.clone(),
-        };
+        let of = service.counted(&revision.name);
         let counted = Counted { run: self.clone(), of, class: "5xx", began, permit };
         tokio::time::sleep(fate.delay).await;
         if fate.fails {

@@ -5,8 +5,10 @@
 mod api;
 mod error;
 mod fields;
+mod filter;
 mod front;
 mod instance;
+mod logging;
 mod monitoring;
 mod pool;
 mod reconcile;
@@ -22,12 +24,14 @@ use std::time::Duration;
 use crate::fault::Injector;
 use crate::home::Home;
 use crate::images::Images;
+use crate::logs::Logs;
 use crate::metrics::Metrics;
 
 pub(crate) use api::{answer, is_for};
 pub(crate) use error::{answer as answer_json, fault};
 
 use front::Front;
+use logging::Logging;
 use pool::Pool;
 use state::Store;
 
@@ -40,6 +44,7 @@ pub(crate) struct CloudRun {
     store: Store,
     images: Arc<Images>,
     metrics: Arc<Metrics>,
+    logging: Arc<Logging>,
     faults: Arc<Injector>,
     idle_after: Duration,
     record: Option<Mutex<std::fs::File>>,
@@ -63,16 +68,33 @@ impl CloudRun {
         registry: String,
         images: Arc<Images>,
         metrics: Arc<Metrics>,
+        logs: Arc<Logs>,
         faults: Arc<Injector>,
         idle_after: Duration,
-        record: Option<&std::path::Path>,
     ) -> std::io::Result<CloudRun> {
         let store = Store::open(home)?;
+        let logging = Arc::new(Logging::open(home, logs, metrics.clone())?);
         let inner = Mutex::default();
         let home = home.clone();
+        Ok(CloudRun {
+            home,
+            registry,
+            store,
+            images,
+            metrics,
+            logging,
+            faults,
+            idle_after,
+            record: None,
+            inner,
+        })
+    }
+
+    /// Writes calls down in a file.
+    pub(crate) fn recording(self, path: Option<&std::path::Path>) -> std::io::Result<CloudRun> {
         let open = |path| std::fs::File::options().create(true).append(true).open(path);
-        let record = record.map(open).transpose()?.map(Mutex::new);
-        Ok(CloudRun { home, registry, store, images, metrics, faults, idle_after, record, inner })
+        let record = path.map(open).transpose()?.map(Mutex::new);
+        Ok(CloudRun { record, ..self })
     }
 
     /// Listens for services that are there, and goes on with what a killed process left undone.

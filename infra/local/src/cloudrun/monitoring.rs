@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::CloudRun;
 use super::error::{GoogleError, GoogleResult};
+use super::{CloudRun, logging};
 use crate::ids;
 use crate::metrics::{Key, Metrics};
 
@@ -20,10 +20,10 @@ const FINITE: i32 = 66;
 
 /// Whose requests are counted.
 #[derive(Clone, Debug)]
-pub(super) struct Counted {
-    pub(super) location: String,
-    pub(super) service: String,
-    pub(super) revision: String,
+pub(crate) struct Counted {
+    pub(crate) location: String,
+    pub(crate) service: String,
+    pub(crate) revision: String,
 }
 
 /// Counts a request.
@@ -51,13 +51,16 @@ fn bucket(millis: f64) -> i32 {
     }
 }
 
-/// What series are told apart by, and how a filter names it.
-const LABELS: [(&str, &str); 4] = [
-    ("location", "resource.labels.location"),
-    ("service_name", "resource.labels.service_name"),
-    ("revision_name", "resource.labels.revision_name"),
-    ("response_code_class", "metric.labels.response_code_class"),
-];
+/// What series are told apart by beside their metric's own labels.
+const RESOURCE: [&str; 3] = ["location", "service_name", "revision_name"];
+
+/// The dimension a filter names.
+fn dimension(path: &str) -> Option<&str> {
+    match path.strip_prefix("resource.labels.") {
+        Some(label) => RESOURCE.contains(&label).then_some(label),
+        None => path.strip_prefix("metric.labels."),
+    }
+}
 
 /// What a filter asks for: `name = "value"` joined by AND.
 fn filters(text: &str) -> GoogleResult<BTreeMap<String, String>> {
@@ -90,12 +93,18 @@ pub(super) fn answer(
     let field = |name: &str| query.get(name).map(String::as_str);
     let filter = filters(field("filter").unwrap_or_default())?;
     let kind = filter.get("metric.type").map(String::as_str).unwrap_or_default();
-    let is_distribution = match kind {
-        "run.googleapis.com/request_latencies" => true,
-        "run.googleapis.com/request_count" => false,
-        other => {
+    let is_distribution = kind == "run.googleapis.com/request_latencies";
+    let (namespace, name) = match kind.rsplit_once('/') {
+        // Both are counted as one.
+        Some((NAMESPACE, "request_latencies" | "request_count")) => {
+            (NAMESPACE, "request_latencies")
+        }
+        Some((logging::NAMESPACE, name)) if run.logging.has(project, name) => {
+            (logging::NAMESPACE, name)
+        }
+        _ => {
             return Err(GoogleError::not_found(format!(
-                "Cannot find metric(s) that match type = \"{other}\"."
+                "Cannot find metric(s) that match type = \"{kind}\"."
             )));
         }
     };
@@ -117,23 +126,19 @@ pub(super) fn answer(
         }
     };
     let (start, end) = (start.max(0.0) as u64, end.max(0.0) as u64);
-    let wanted = |key: &Key, name: &str, filter_name: &str| {
-        let value = key.dimensions.iter().find(|(label, _)| label == name).map(|(_, value)| value);
-        filter.get(filter_name).is_none_or(|wanted| Some(wanted) == value)
-    };
-    let known = |name: &&String| {
-        let own = ["metric.type", "resource.type", "resource.labels.project_id"];
-        own.contains(&name.as_str()) || LABELS.iter().any(|(_, path)| path == name)
-    };
-    if let Some(unknown) = filter.keys().find(|name| !known(name)) {
+    let own = ["metric.type", "resource.type", "resource.labels.project_id"];
+    let terms: Vec<_> = filter.iter().filter(|(path, _)| !own.contains(&path.as_str())).collect();
+    if let Some((unknown, _)) = terms.iter().find(|(path, _)| dimension(path).is_none()) {
         return Err(GoogleError::invalid(format!("The filter names an unknown label: {unknown}")));
     }
+    let is_wanted = |key: &Key| {
+        terms.iter().all(|(path, value)| label(key, dimension(path).unwrap_or_default()) == **value)
+    };
     if filter.get("resource.labels.project_id").is_some_and(|wanted| wanted != project) {
         return Ok(json!({ "timeSeries": [] }));
     }
-    let keys = run.metrics.keys().into_iter().filter(|key| {
-        key.namespace == NAMESPACE && LABELS.iter().all(|(name, path)| wanted(key, name, path))
-    });
+    let keys = run.metrics.keys().into_iter();
+    let keys = keys.filter(|key| key.namespace == namespace && key.name == name && is_wanted(key));
     let mut series = Vec::new();
     for key in keys {
         let points = points(run, &key, start, end, period, is_distribution);
@@ -144,13 +149,18 @@ pub(super) fn answer(
     Ok(json!({ "timeSeries": series, "unit": if is_distribution { "ms" } else { "1" } }))
 }
 
+/// A key's label; empty if it has none of that name.
+fn label<'a>(key: &'a Key, name: &str) -> &'a str {
+    let found = key.dimensions.iter().find(|(label, _)| label == name);
+    found.map_or("", |(_, value)| value)
+}
+
 fn one(project: &str, kind: &str, key: &Key, is_distribution: bool, points: Vec<Value>) -> Value {
-    let label = |name: &str| {
-        let value = key.dimensions.iter().find(|(label, _)| label == name);
-        value.map(|(_, value)| value.clone()).unwrap_or_default()
-    };
+    let label = |name: &str| label(key, name).to_owned();
+    let labels = key.dimensions.iter().filter(|(name, _)| !RESOURCE.contains(&name.as_str()));
+    let labels: BTreeMap<_, _> = labels.cloned().collect();
     json!({
-        "metric": { "type": kind, "labels": { "response_code_class": label("response_code_class") } },
+        "metric": { "type": kind, "labels": labels },
         "resource": {
             "type": "cloud_run_revision",
             "labels": {

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::CloudRun;
 use super::instance::{Instance, Launch};
+use super::logging::Printing;
 use super::rootfs;
 use super::state::{Failure, Revision, Service};
 use crate::data::Log;
@@ -104,8 +105,13 @@ impl Pool {
         let rootfs = unpacked.await.map_err(|error| internal(error.to_string()))??;
         let (service, revision) = (self.service.id(), &self.revision.name);
         let path = run.home.join("logs/cloudrun").join(service).join(format!("{revision}.log"));
-        let log =
-            Log::open(&path, run.metrics.clone()).map_err(|error| internal(error.to_string()))?;
+        let printing = Printing {
+            project: self.service.project().to_owned(),
+            of: self.service.counted(&self.revision.name),
+        };
+        let logging = run.logging.clone();
+        let told = Box::new(move |line: &[u8]| logging.take(&printing, line));
+        let log = Log::open(&path, told).map_err(|error| internal(error.to_string()))?;
         let launch =
             Launch { rootfs, container, service: service.into(), revision: revision.clone() };
         launch.start(Arc::new(log)).await

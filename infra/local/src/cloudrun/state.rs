@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::error::{GoogleError, GoogleResult};
+use super::monitoring::Counted;
 use crate::home::Home;
 use crate::ids;
 use crate::kept::Kept;
@@ -123,6 +124,17 @@ impl Service {
     /// `L` of its name.
     pub(crate) fn location(&self) -> &str {
         self.name.split('/').nth(3).unwrap_or_default()
+    }
+
+    /// `P` of its name.
+    pub(crate) fn project(&self) -> &str {
+        self.name.split('/').nth(1).unwrap_or_default()
+    }
+
+    /// What the requests of a revision are counted under.
+    pub(crate) fn counted(&self, revision: &str) -> Counted {
+        let (location, service) = (self.location().to_owned(), self.id().to_owned());
+        Counted { location, service, revision: revision.into() }
     }
 
     pub(crate) fn template(&self) -> &Value {

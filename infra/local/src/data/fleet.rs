@@ -19,6 +19,7 @@ use crate::lambda::names;
 use crate::lambda::registry::Registry;
 use crate::lambda::state::{Function, Version};
 use crate::lambda::{functions, layers};
+use crate::logs::Logs;
 use crate::metrics::Metrics;
 
 /// How long a process may take to initialise before it is tried again inside the request.
@@ -33,6 +34,7 @@ pub(crate) struct Fleet {
     home: Home,
     pub(crate) registry: Arc<Registry>,
     pub(crate) metrics: Arc<Metrics>,
+    logs: Arc<Logs>,
     faults: Arc<Injector>,
     idle_after: Duration,
     inner: Mutex<Inner>,
@@ -82,10 +84,11 @@ impl Fleet {
         home: Home,
         registry: Arc<Registry>,
         metrics: Arc<Metrics>,
+        logs: Arc<Logs>,
         faults: Arc<Injector>,
         idle_after: Duration,
     ) -> Fleet {
-        Fleet { home, registry, metrics, faults, idle_after, inner: Mutex::default() }
+        Fleet { home, registry, metrics, logs, faults, idle_after, inner: Mutex::default() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -186,7 +189,14 @@ impl Fleet {
     fn log(&self, launch: &Launch) -> AwsResult<Arc<Log>> {
         let folder = self.home.join("logs").join(&launch.function);
         let path = folder.join(format!("{}.log", launch.version.version.trim_start_matches('$')));
-        Log::open(&path, self.metrics.clone()).map(Arc::new).map_err(AwsError::internal)
+        let (metrics, logs) = (self.metrics.clone(), self.logs.clone());
+        let group = format!("/aws/lambda/{}", launch.function);
+        let stream = launch.log_stream.clone();
+        let told = Box::new(move |line: &[u8]| {
+            metrics.embedded(line);
+            logs.append(&group, &stream, line);
+        });
+        Log::open(&path, told).map(Arc::new).map_err(AwsError::internal)
     }
 
     fn route(&self, name: &str, qualifier: Option<&str>) -> AwsResult<Route> {

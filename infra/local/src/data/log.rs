@@ -1,4 +1,4 @@
-//! What a process prints: kept in a file, remembered for the log tail, searched for metrics.
+//! What a process prints: kept in a file, remembered for the log tail, and told to whoever wants it.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,19 +7,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
-use crate::metrics::Metrics;
-
 /// What an Invoke's log tail holds at most.
 const TAIL: usize = 4096;
 
 /// The longest line that is kept whole.
 const LINE: u64 = 256 << 10;
 
+/// Who is told of each line.
+pub(crate) type Told = Box<dyn Fn(&[u8]) + Send + Sync>;
+
 /// One process's log.
-#[derive(Debug)]
 pub(crate) struct Log {
-    metrics: Arc<Metrics>,
+    told: Told,
     inner: Mutex<Inner>,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("inner", &self.inner).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -30,12 +36,12 @@ struct Inner {
 
 impl Log {
     /// Appends to the file at `path`.
-    pub(crate) fn open(path: &Path, metrics: Arc<Metrics>) -> std::io::Result<Log> {
+    pub(crate) fn open(path: &Path, told: Told) -> std::io::Result<Log> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
         let file = File::options().create(true).append(true).open(path)?;
-        Ok(Log { metrics, inner: Mutex::new(Inner { file, tail: Vec::new() }) })
+        Ok(Log { told, inner: Mutex::new(Inner { file, tail: Vec::new() }) })
     }
 
     /// Appends one line, without its end.
@@ -47,6 +53,8 @@ impl Log {
         inner.tail.extend(&line);
         let surplus = inner.tail.len().saturating_sub(TAIL);
         inner.tail.drain(..surplus);
+        drop(inner);
+        (self.told)(line.strip_suffix(b"\n").unwrap_or(&line));
     }
 
     /// Begins a request: the tail starts here, but keeps what the process said while it started.
@@ -74,7 +82,6 @@ impl Log {
             }
             let text = line.strip_suffix(b"\n").unwrap_or(&line);
             self.line(text);
-            self.metrics.embedded(text);
         }
     }
 }
