@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 
@@ -169,6 +170,32 @@ class LocalCloud:
 
     def env(self):
         return json.loads(self.must("env", "--json").stdout)["env"]
+
+
+def package_image(folder, *flags):
+    """The folder with the image of the example's first model, around the server that is tested."""
+    model = HERE.parent.parent / "examples/digits/models/v1.onnx"
+    command = [slsml_executable(), "--json", "package", str(model), "--name", "digits"]
+    command += ["--target", "cloudrun", "--runtime", os.environ["SLSML_SERVER"], *flags]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder / "dist/digits"
+
+
+@contextlib.contextmanager
+def podman(folder):
+    """podman with a store of its own, as the beginning of a command."""
+    if not shutil.which("podman"):
+        pytest.skip("podman is not installed")
+    # podman takes no long path for what it keeps while it runs.
+    with tempfile.TemporaryDirectory(prefix="pm-") as short:
+        storage = ["podman", "--root", str(folder / "root"), "--runroot", short, "--storage-driver", "vfs"]
+        # crun refuses machines that have both kinds of control groups.
+        storage += ["--runtime", "runc"] if shutil.which("runc") else []
+        try:
+            yield storage
+        finally:
+            for everything in [["rm", "--all", "--force"], ["rmi", "--all", "--force"]]:
+                subprocess.run(storage + everything, capture_output=True)
 
 
 def shell_env(env, home):

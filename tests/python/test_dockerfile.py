@@ -3,11 +3,9 @@ from it an image with the files of the one slsml makes."""
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 
 import pytest
 
@@ -16,13 +14,8 @@ import helpers
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dockerfile")
-    model = helpers.HERE.parent.parent / "examples/digits/models/v1.onnx"
-    command = [helpers.slsml_executable(), "--json", "package", str(model), "--name", "digits"]
-    command += ["--target", "cloudrun", "--runtime", os.environ["SLSML_SERVER"], "--emit", "dockerfile"]
-    command += ["--source", "https://example.com/a?b=$c"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return folder / "dist/digits"
+    flags = ["--emit", "dockerfile", "--source", "https://example.com/a?b=$c"]
+    return helpers.package_image(tmp_path_factory.mktemp("dockerfile"), *flags)
 
 
 def test_hadolint_finds_nothing(artifact):
@@ -52,21 +45,13 @@ def image(layout):
 
 
 def test_podman_builds_the_same_image(artifact, tmp_path):
-    if not shutil.which("podman"):
-        pytest.skip("podman is not installed")
-    # podman takes no long path for what it keeps while it runs.
-    short = tempfile.TemporaryDirectory(prefix="pm-")
-    storage = ["podman", "--root", str(tmp_path / "root"), "--runroot", short.name, "--storage-driver", "vfs"]
-    try:
+    with helpers.podman(tmp_path) as storage:
         build = ["build", "--isolation", "chroot", "--tag", "built", str(artifact / "docker")]
         run = subprocess.run(storage + build, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         config = json.loads(subprocess.check_output(storage + ["image", "inspect", "built"]))[0]["Config"]
         save = ["save", "--format", "oci-dir", "--output", str(tmp_path / "oci"), "built"]
         subprocess.run(storage + save, check=True, capture_output=True)
-    finally:
-        subprocess.run(storage + ["rmi", "--all", "--force"], capture_output=True)
-        short.cleanup()
 
     ours, own = image(artifact / "image")
     theirs, _ = image(tmp_path / "oci")

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -48,6 +49,49 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
         said, _ = self.process.communicate(timeout=20)
         return [json.loads(line) for line in said.splitlines()], self.process.returncode
+
+
+class Podman:
+    """The image that `slsml package` made, as a container that podman runs."""
+
+    def __init__(self, storage, image, **settings):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.podman = storage
+        settings["PORT"] = str(self.port)
+        environment = [f"--env={name}={value}" for name, value in settings.items()]
+        # Limits that a process in a container of its own may set, too.
+        flags = ["--network=host", "--read-only", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]
+        started = subprocess.run(storage + ["run", "--detach", *flags, *environment, image], capture_output=True, text=True)
+        if started.returncode != 0:
+            pytest.skip(f"podman runs no container here: {started.stderr.strip()}")
+        self.name = started.stdout.strip()
+        began = time.monotonic()
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v2/health/ready", timeout=5).read()
+                return
+            except OSError:
+                assert time.monotonic() < began + 20, "it does not listen"
+                time.sleep(0.01)
+
+    def stop(self):
+        subprocess.run(self.podman + ["kill", "--signal", "TERM", self.name], check=True, capture_output=True)
+        code = int(subprocess.check_output(self.podman + ["wait", self.name], text=True))
+        said = subprocess.check_output(self.podman + ["logs", self.name], text=True)
+        subprocess.run(self.podman + ["rm", self.name], check=True, capture_output=True)
+        return [json.loads(line) for line in said.splitlines()], code
+
+
+@pytest.fixture
+def podman(tmp_path):
+    """Starts servers as containers, each from the image of the example."""
+    artifact = helpers.package_image(tmp_path)
+    with helpers.podman(tmp_path) as storage:
+        pull = ["pull", "--quiet", f"oci:{artifact / 'image'}"]
+        image = subprocess.check_output(storage + pull, text=True).strip()
+        yield lambda **settings: Podman(storage, image, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -320,11 +364,18 @@ def ask_until_told_to_close(server, body, counts):
             return
 
 
-def test_nothing_that_was_sent_is_lost_when_the_server_is_told_to_stop(folder):
+@pytest.fixture(params=["process", "podman"])
+def start(folder, request):
+    if request.param == "podman":
+        return request.getfixturevalue("podman")
+    return lambda **settings: Server(folder, **settings)
+
+
+def test_nothing_that_was_sent_is_lost_when_the_server_is_told_to_stop(start):
     head = {"name": "image", "shape": [1, 64], "datatype": "FP32", "data": [1.5] * 64}
     body = json.dumps({"inputs": [head]}).encode()
     for _ in range(int(os.environ.get("SLSML_STOPS", "5"))):
-        server = Server(folder, SLSML_ACCESS_LOG="false")
+        server = start(SLSML_ACCESS_LOG="false")
         counts = {"answered": [], "refused": [], "lost": []}
         clients = [
             threading.Thread(target=ask_until_told_to_close, args=(server, body, counts))
