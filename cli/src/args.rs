@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use slsml_import::{DimOverride, ShapeOverride};
 
+use crate::settings::{EgressName, IngressName};
+
 const EXIT_CODES: &str = "Exit codes: 0 done · 1 internal · 2 usage or settings · 3 the model or artifact was refused · \
 4 the cloud refused or failed · 5 the release was rolled back · 6 inconclusive, not promoted · 7 someone else changed the target";
 
@@ -318,8 +320,43 @@ pub(crate) struct DeployCloudrun {
     /// Let everybody send requests
     #[arg(long)]
     pub(crate) public: bool,
+    /// More CPU while an instance starts [default: as it is, or true]
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) cpu_boost: Option<bool>,
+    /// CPU between requests, too [default: as it is, or false]
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) cpu_always: Option<bool>,
+    /// Who reaches the service [default: as it is, or all]
+    #[arg(long)]
+    pub(crate) ingress: Option<IngressName>,
+    /// A variable, beside those that are there; may be given more than once
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) environment: Vec<(String, String)>,
+    /// A variable whose value is a secret; may be given more than once
+    #[arg(long = "secret", value_name = "NAME=SECRET:VERSION", value_parser = pair)]
+    pub(crate) secrets: Vec<(String, String)>,
+    /// The VPC network instances are in [default: as it is, or none]
+    #[arg(long, conflicts_with = "vpc_connector")]
+    pub(crate) network: Option<String>,
+    /// Its subnet
+    #[arg(long, conflicts_with = "vpc_connector")]
+    pub(crate) subnet: Option<String>,
+    /// A VPC connector instead: projects/P/locations/L/connectors/C
+    #[arg(long, value_name = "CONNECTOR")]
+    pub(crate) vpc_connector: Option<String>,
+    /// Which requests of instances go through the VPC [default: as it is, or Google's private-ranges-only]
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) vpc_egress: Option<EgressName>,
     #[command(flatten)]
     pub(crate) release: ReleaseArgs,
+}
+
+/// `NAME=VALUE`.
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("it must be NAME=VALUE".into()),
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, schema_for};
 use serde::{Deserialize, Serialize};
-use slsml_cloudrun::{CloudRunError, Ingress, ServiceSpec};
+use slsml_cloudrun::{CloudRunError, Egress, Ingress, ServiceSpec, Vpc};
 use slsml_import::{DimOverride, ShapeOverride, Shapes};
 use slsml_model::{CountedBy, CountedOutput, Precision, Signature, Tolerance};
 use slsml_package::{Arch, Budgets, Program, Runtime};
@@ -166,10 +166,18 @@ pub(crate) struct CloudrunSettings {
     environment: BTreeMap<String, String>,
     /// Variables whose values are secrets, each as "SECRET:VERSION".
     secrets: BTreeMap<String, String>,
+    /// The VPC network instances are in. Default: as it is, or none.
+    network: Option<String>,
+    /// Its subnet.
+    subnet: Option<String>,
+    /// A VPC connector instead, as "projects/P/locations/L/connectors/C".
+    vpc_connector: Option<String>,
+    /// Which requests of instances go through the VPC: "all-traffic" or "private-ranges-only".
+    vpc_egress: Option<EgressName>,
 }
 
 /// Who reaches a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum IngressName {
     /// Everybody.
@@ -178,6 +186,16 @@ pub(crate) enum IngressName {
     Internal,
     /// That, and load balancers.
     LoadBalancer,
+}
+
+/// Which requests of instances go through the VPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum EgressName {
+    /// All.
+    AllTraffic,
+    /// Those to private addresses.
+    PrivateRangesOnly,
 }
 
 /// [release]
@@ -711,6 +729,30 @@ impl Settings {
                 )));
             }
         }
+        // A flag for the one means that the file's other is not meant.
+        let (direct, connector) =
+            (args.network.is_some() || args.subnet.is_some(), args.vpc_connector);
+        let from_file = |value: &Option<String>, is_meant: bool| value.clone().filter(|_| is_meant);
+        let by_connector = connector.is_some();
+        let vpc = Vpc {
+            network: args.network.or_else(|| from_file(&file.network, !by_connector)),
+            subnet: args.subnet.or_else(|| from_file(&file.subnet, !by_connector)),
+            connector: connector.or_else(|| from_file(&file.vpc_connector, !direct)),
+            egress: args.vpc_egress.or(file.vpc_egress).map(|egress| match egress {
+                EgressName::AllTraffic => Egress::All,
+                EgressName::PrivateRangesOnly => Egress::Private,
+            }),
+        };
+        if vpc.connector.is_some() && (vpc.network.is_some() || vpc.subnet.is_some()) {
+            return Err(Failure::usage(
+                "[cloudrun] has a vpc_connector and a network or subnet: an instance has one of both",
+            ));
+        }
+        let environment = with_flags(&file.environment, args.environment);
+        let secrets = with_flags(&file.secrets, args.secrets);
+        if let Some(both) = environment.keys().find(|name| secrets.contains_key(*name)) {
+            return Err(Failure::usage(format!("the variable {both} has a value and is a secret")));
+        }
         Ok(ServiceSpec {
             name,
             model,
@@ -721,16 +763,17 @@ impl Settings {
             max_instances: args.max_instances.or(file.max_instances),
             concurrency: args.concurrency.or(file.concurrency),
             timeout_s: args.timeout_s.or(file.timeout_s),
-            cpu_boost: file.cpu_boost,
-            cpu_always: file.cpu_always,
-            ingress: file.ingress.map(|ingress| match ingress {
+            cpu_boost: args.cpu_boost.or(file.cpu_boost),
+            cpu_always: args.cpu_always.or(file.cpu_always),
+            ingress: args.ingress.or(file.ingress).map(|ingress| match ingress {
                 IngressName::All => Ingress::All,
                 IngressName::Internal => Ingress::Internal,
                 IngressName::LoadBalancer => Ingress::LoadBalancer,
             }),
             service_account: args.service_account.or_else(|| file.service_account.clone()),
-            environment: file.environment.clone(),
-            secrets: file.secrets.clone(),
+            environment,
+            secrets,
+            vpc,
             public: args.public.then_some(true).or(file.public),
         })
     }
@@ -988,6 +1031,14 @@ impl fmt::Display for StrategyName {
             Self::Linear => "linear",
         })
     }
+}
+
+/// What the file says, with what flags say.
+fn with_flags(
+    file: &BTreeMap<String, String>,
+    flags: Vec<(String, String)>,
+) -> BTreeMap<String, String> {
+    file.clone().into_iter().chain(flags).collect()
 }
 
 #[cfg(test)]

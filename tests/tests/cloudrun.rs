@@ -572,3 +572,46 @@ async fn what_containers_print_is_shown_by_revision() {
     let (code, value) = cloud.run(&["logs", "--revision", "another"]);
     assert_eq!((code, &value["lines"]), (0, &json!([])));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_setting_has_a_flag_and_stays_when_it_is_not_said_again() {
+    let cloud = Cloud::empty(&[]);
+    let flags = [
+        ["--env", "GREETING=hello=you"],
+        ["--ingress", "internal"],
+        ["--cpu-boost", "false"],
+        ["--cpu-always", "true"],
+        ["--network", "default"],
+        ["--subnet", "models"],
+        ["--vpc-egress", "all-traffic"],
+    ];
+    let (code, value) = cloud.deploy(0, &[&["--no-traffic"], flags.as_flattened()].concat());
+    assert_eq!(code, 0, "{value}");
+    let (code, value) = cloud.deploy(0, &["--no-traffic", "--env", "OTHER=1"]);
+    assert_eq!((code, &value["changed"]), (0, &json!(true)), "{value}");
+    let service = cloud.service().await;
+    let (template, container) = (&service["template"], &service["template"]["containers"][0]);
+    let variable = |name: &str, value: &str| json!({ "name": name, "value": value });
+    assert_eq!(
+        container["env"],
+        json!([variable("GREETING", "hello=you"), variable("OTHER", "1")])
+    );
+    assert_eq!(service["ingress"], "INGRESS_TRAFFIC_INTERNAL_ONLY");
+    assert_eq!(container["resources"]["startupCpuBoost"], json!(false));
+    assert_eq!(container["resources"]["cpuIdle"], json!(false));
+    let interface = json!({ "network": "default", "subnetwork": "models" });
+    assert_eq!(
+        template["vpcAccess"],
+        json!({ "networkInterfaces": [interface], "egress": "ALL_TRAFFIC" })
+    );
+    for (flags, says) in [
+        (&["--env", "GREETING"][..], "NAME=VALUE"),
+        (&["--env", "A=1", "--secret", "A=s:1"], "has a value and is a secret"),
+        (&["--network", "n", "--vpc-connector", "c"], "cannot be used with"),
+        (&["--ingress", "nobody"], "possible values"),
+    ] {
+        let (code, value) = cloud.deploy(0, flags);
+        assert_eq!(code, 2, "{value}");
+        assert!(value.to_string().contains(says), "{value}");
+    }
+}

@@ -28,7 +28,7 @@ pub use layout::Layout;
 pub use logs::{count_outputs, counts_outputs};
 pub use metrics::RevisionMetrics;
 pub use push::{Fate, Push, Pushed, PushedBlob, Repository, push};
-pub use service::{Change, Ensured, Ingress, Progress, ServiceSpec, changes, ensure};
+pub use service::{Change, Egress, Ensured, Ingress, Progress, ServiceSpec, Vpc, changes, ensure};
 pub use status::{RevisionStatus, ServiceStatus, TargetStatus, status};
 pub use store::ObjectStore;
 pub use target::{Addresses, ServiceTarget};

@@ -53,8 +53,42 @@ pub struct ServiceSpec {
     pub environment: BTreeMap<String, String>,
     /// Variables whose values are secrets: `NAME` to `SECRET:VERSION`.
     pub secrets: BTreeMap<String, String>,
+    /// Which network instances send requests through.
+    pub vpc: Vpc,
     /// Whether everybody may send requests.
     pub public: Option<bool>,
+}
+
+/// Which network instances send requests through, as far as it is said.
+/// <https://cloud.google.com/run/docs/configuring/vpc-direct-vpc>
+#[derive(Clone, Debug, Default)]
+pub struct Vpc {
+    /// The network instances are in.
+    pub network: Option<String>,
+    /// Its part.
+    pub subnet: Option<String>,
+    /// Instead: the connector, as `projects/P/locations/L/connectors/C`.
+    pub connector: Option<String>,
+    /// What goes there.
+    pub egress: Option<Egress>,
+}
+
+/// Which requests of instances go through a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// All.
+    All,
+    /// Those to private addresses.
+    Private,
+}
+
+impl Egress {
+    pub(crate) fn wire(self) -> &'static str {
+        match self {
+            Self::All => "ALL_TRAFFIC",
+            Self::Private => "PRIVATE_RANGES_ONLY",
+        }
+    }
 }
 
 /// Who reaches a service.

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::service::{MODEL, ServiceSpec};
+use crate::service::{MODEL, ServiceSpec, Vpc};
 
 /// Where our own program listens.
 const PORT: u64 = 8080;
@@ -109,6 +109,7 @@ pub(crate) fn template(spec: &ServiceSpec, there: Option<&Value>) -> Value {
     if let Some(most) = spec.max_instances {
         all["scaling"]["maxInstanceCount"] = json!(most);
     }
+    vpc(&spec.vpc, &mut all);
     let mut containers = all["containers"].as_array().cloned().unwrap_or_default();
     // Beside it there may be others; requests go to the one with a port.
     let serving = containers.iter().position(|one| !one["ports"].is_null()).unwrap_or(0);
@@ -118,6 +119,27 @@ pub(crate) fn template(spec: &ServiceSpec, there: Option<&Value>) -> Value {
     container(spec, &mut containers[serving], fresh);
     all["containers"] = json!(containers);
     all
+}
+
+/// The network: an interface in it, or a connector, and never both.
+fn vpc(vpc: &Vpc, template: &mut Value) {
+    if let Some(connector) = &vpc.connector {
+        remove(&mut template["vpcAccess"], "networkInterfaces");
+        template["vpcAccess"]["connector"] = json!(connector);
+    }
+    let parts = [("network", &vpc.network), ("subnetwork", &vpc.subnet)];
+    for (name, value) in parts.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)))
+    {
+        let access = &mut template["vpcAccess"];
+        remove(access, "connector");
+        if access["networkInterfaces"][0].is_null() {
+            access["networkInterfaces"] = json!([{}]);
+        }
+        access["networkInterfaces"][0][name] = json!(value);
+    }
+    if let Some(egress) = vpc.egress {
+        template["vpcAccess"]["egress"] = json!(egress.wire());
+    }
 }
 
 /// The container that requests go to.
@@ -176,11 +198,32 @@ fn environment(spec: &ServiceSpec, there: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::Egress;
 
     fn spec() -> ServiceSpec {
         let image = format!("r.example/p/digits@sha256:{}", "ab".repeat(32));
         let name = "digits".to_owned();
         ServiceSpec { model: name.clone(), name, image, ..ServiceSpec::default() }
+    }
+
+    #[test]
+    fn a_network_is_an_interface_or_a_connector() {
+        let some = |text: &str| Some(text.to_owned());
+        let direct = Vpc { network: some("n"), egress: Some(Egress::All), ..Vpc::default() };
+        let first = template(&ServiceSpec { vpc: direct, ..spec() }, None);
+        let interface = json!([{ "network": "n" }]);
+        assert_eq!(
+            first["vpcAccess"],
+            json!({ "networkInterfaces": interface, "egress": "ALL_TRAFFIC" })
+        );
+        let subnet = Vpc { subnet: some("s"), ..Vpc::default() };
+        let second = template(&ServiceSpec { vpc: subnet, ..spec() }, Some(&first));
+        let interface = json!([{ "network": "n", "subnetwork": "s" }]);
+        assert_eq!(second["vpcAccess"]["networkInterfaces"], interface);
+        let connector = Vpc { connector: some("c"), ..Vpc::default() };
+        let third = template(&ServiceSpec { vpc: connector, ..spec() }, Some(&second));
+        assert_eq!(third["vpcAccess"], json!({ "connector": "c", "egress": "ALL_TRAFFIC" }));
+        assert!(template(&spec(), None).get("vpcAccess").is_none());
     }
 
     #[test]
