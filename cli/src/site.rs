@@ -100,6 +100,14 @@ impl AnyTarget {
         }
     }
 
+    /// The aliases the same revisions may be released behind.
+    pub(crate) async fn aliases(&self) -> Result<Vec<String>, Failure> {
+        Ok(match self {
+            Self::Alias(target) => target.aliases().await?,
+            Self::Service(_) => Vec::new(),
+        })
+    }
+
     /// Revisions that have neither traffic nor a name, the newest first.
     pub(crate) async fn unused(&self) -> Result<Vec<String>, Failure> {
         Ok(match self {

@@ -345,6 +345,11 @@ def test_the_models_answer_is_in_the_log_and_counted_whatever_the_protocol(folde
     lines, _ = server.stop()
     told = [line["slsml"]["prediction"] for line in lines if "slsml" in line]
     assert len(told) == 2 and set(told) == digits, (told, digits)
+    for line in lines:
+        if "slsml" in line:
+            # 64 numbers of four bytes, with their message around them; ten come back.
+            sizes = [int(line["httpRequest"][size]) for size in ["requestSize", "responseSize"]]
+            assert 256 < sizes[0] < 1000 and 40 < sizes[1] < 1000, line
     assert f'slsml_predictions_total{{bin="{told[0]}"}} 2' in text
 
 

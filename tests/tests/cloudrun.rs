@@ -615,3 +615,18 @@ async fn every_setting_has_a_flag_and_stays_when_it_is_not_said_again() {
         assert!(value.to_string().contains(says), "{value}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn going_back_to_an_image_finds_its_revision() {
+    let cloud = Cloud::start();
+    let first = cloud.service().await["latestReadyRevision"].clone();
+    assert_eq!(cloud.deploy(1, &[]).1["outcome"], "promoted");
+    let (code, value) = cloud.deploy(0, &[]);
+    assert_eq!((code, &value["outcome"]), (0, &json!("promoted")), "{value}");
+    let service = cloud.service().await;
+    let serving = service["trafficStatuses"][0]["revision"].as_str().unwrap();
+    assert!(first.as_str().unwrap().ends_with(&format!("/{serving}")), "{first} and {serving}");
+    let request = http().unwrap().get(format!("{}/revisions", cloud.url())).bearer_auth("x");
+    let all: Value = request.send().await.unwrap().json().await.unwrap();
+    assert_eq!(all["revisions"].as_array().map(Vec::len), Some(2), "{all}");
+}

@@ -205,16 +205,26 @@ fn an_image_for_both_processors_is_an_index_and_reads_as_either() {
         let inspected: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(inspected["Architecture"], arch);
     }
-    let wrong: [&[&str]; 4] = [
-        &["--arch", "x86_64,arm64", "--runtime", &*amd],
-        &["--runtime", &*amd, "--runtime", &*amd],
-        &["--arch", "arm64", "--runtime", &*amd],
-        &["--arch", "x86_64,arm64", "--target", "lambda"],
+    let archive = scratch.path().join("image.tar").to_string_lossy().into_owned();
+    let before = std::fs::read(scratch.path().join("dist/digits/artifact.json")).unwrap();
+    let of_both = [&both[..], &["--docker-archive", &*archive]].concat();
+    let wrong: [(&[&str], &[&str], &str); 5] = [
+        (&package, &["--arch", "x86_64,arm64", "--runtime", &*amd], "no --runtime is for arm64"),
+        (&package, &["--runtime", &*amd, "--runtime", &*amd], "a second runtime for x86_64"),
+        (&package, &["--arch", "arm64", "--runtime", &*amd], "x86_64"),
+        (&package[..4], &["--arch", "x86_64,arm64", "--target", "lambda"], "two processors"),
+        (&package, &of_both, "one processor"),
     ];
-    for more in wrong {
-        let (code, value) = json(scratch.path(), &[&package[..4], more].concat()).unwrap();
-        assert_eq!(code, 2, "{more:?}: {value}");
+    for (package, more, says) in wrong {
+        let (code, value) = json(scratch.path(), &[package, more].concat()).unwrap();
+        assert_ne!(code, 0, "{more:?}: {value}");
+        assert!(value["error"]["message"].as_str().unwrap().contains(says), "{more:?}: {value}");
     }
+    assert_eq!(std::fs::read(scratch.path().join("dist/digits/artifact.json")).unwrap(), before);
+    slsml_package::Artifact::read(&scratch.path().join("dist/digits")).unwrap();
+    assert!(
+        folder.join("blobs/sha256").join(image["digest"].as_str().unwrap().split_at(7).1).exists()
+    );
 }
 
 #[test]
@@ -227,7 +237,7 @@ fn a_dockerfile_comes_with_all_it_copies() {
     assert_eq!(code, 0, "{value}");
     let folder = scratch.path().join("dist/digits/docker");
     let text = std::fs::read_to_string(folder.join("Dockerfile")).unwrap();
-    assert!(text.contains("COPY --chmod=755 ${TARGETARCH}/slsml-server /slsml-server"), "{text}");
+    assert!(text.contains("COPY --chmod=755 amd64/slsml-server /slsml-server"), "{text}");
     for file in ["amd64/slsml-server", "model/model.slsml", "model/manifest.json"] {
         assert!(folder.join(file).is_file(), "{file}");
     }

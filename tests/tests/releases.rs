@@ -584,3 +584,30 @@ fn what_a_function_prints_is_shown_by_version() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[tokio::test]
+async fn what_another_alias_needs_is_neither_pruned_nor_destroyed() {
+    let cloud = deployed("v1");
+    let v2 = cloud.package("v2").unwrap();
+    let prod = |artifact: &Path| {
+        let artifact = artifact.to_string_lossy().into_owned();
+        let deploy = ["deploy", "lambda", "--alias", "prod", "--artifact", &*artifact];
+        assert_eq!(cloud.json(&deploy).unwrap().0, 0);
+    };
+    prod(&cloud.package("v1").unwrap());
+    prod(&v2);
+    assert_eq!(cloud.deploy(&v2, &[]).unwrap().0, 0);
+    let run = |args: &[&str]| cloud.json(&[args, &["--function", "digits"]].concat()).unwrap();
+    // No alias names version 1 any more, and each may go back to it.
+    let (code, pruned) = run(&["prune", "--keep", "0"]);
+    assert_eq!((code, &pruned["deleted"]), (0, &serde_json::json!([])), "{pruned}");
+    // Somebody else, whose journal is not here, moves traffic.
+    let weights = AliasRoutingConfiguration::builder().additional_version_weights("1", 0.5).build();
+    let move_it = client(&cloud.endpoint).update_alias().function_name("digits").name("prod");
+    move_it.routing_config(weights).send().await.unwrap();
+    for args in [&["prune", "--keep", "0"][..], &["destroy", "--yes"]] {
+        let (code, value) = run(args);
+        assert_eq!(code, 7, "{value}");
+    }
+    assert_eq!(run(&["status"]).0, 0);
+}

@@ -1,8 +1,9 @@
 //! `slsml prune` and `slsml destroy`: versions nobody needs any more, and all of it.
 
 use serde_json::json;
-use slsml_release::{Revision, idle};
+use slsml_release::Revision;
 
+use super::deploy::check_undivided;
 use super::release;
 use crate::args::{Destroy, Prune, ReleaseTarget};
 use crate::engine::Engine;
@@ -10,22 +11,28 @@ use crate::failure::{Exit, Failure};
 use crate::printer::Printer;
 use crate::settings::Settings;
 
-/// Connects to what is deployed, and finds the revisions its last release may still need: whom it
-/// released, and whom to go back to. A release that is under way there is an error.
+/// Connects to what is deployed, and finds the revisions its last releases may still need, those of
+/// every alias. A release that is under way is an error, and so is divided traffic: its journal may
+/// lie elsewhere.
 async fn connect(
     settings: &Settings,
     target: ReleaseTarget,
 ) -> Result<(Engine, Vec<Revision>), Failure> {
-    let engine = release::connect(settings, target).await?;
-    let last = idle(&engine.world(), &engine.name).await?;
-    let needed = match last.and_then(|last| last.release) {
-        None => Vec::new(),
-        Some(name) => {
-            let state = release::open(&engine, &name).await?.state;
-            state.stable.into_iter().chain([state.candidate]).collect()
-        }
-    };
+    let engine = release::connect(settings, target.clone()).await?;
+    let mut needed = needed(&engine).await?;
+    for alias in engine.target.aliases().await? {
+        let target = ReleaseTarget { alias: Some(alias), ..target.clone() };
+        needed.extend(self::needed(&release::connect(settings, target).await?).await?);
+    }
     Ok((engine, needed))
+}
+
+/// Whom the last release released, and whom to go back to.
+async fn needed(engine: &Engine) -> Result<Vec<Revision>, Failure> {
+    check_undivided(engine).await?;
+    let Some(name) = engine.latest().await? else { return Ok(Vec::new()) };
+    let state = release::open(engine, &name).await?.state;
+    Ok(state.stable.into_iter().chain([state.candidate]).collect())
 }
 
 pub(crate) async fn prune(

@@ -90,7 +90,7 @@ pub(crate) fn run(
         "stored_weights_bytes": packaged.stored_weights,
         "ready_ms": ready.map(|ready| ready.as_secs_f64() * 1e3),
     });
-    printer.result(&value, || text(&folder, &artifact, &packaged, counted.as_ref()))
+    printer.result(&value, || text(&folder, &artifact, &packaged, counted.as_ref(), plan.target))
 }
 
 /// The programs to package: one for each processor, those that were asked for.
@@ -195,6 +195,7 @@ fn text(
     artifact: &Artifact,
     packaged: &Packaged,
     counted: Option<&CountedOutput>,
+    target: TargetName,
 ) -> String {
     let signature = &artifact.model.signature;
     let weights = match artifact.model.precision {
@@ -221,10 +222,10 @@ fn text(
         gives = tensors(&signature.outputs),
         parity = parity(&artifact.model.parity),
     );
-    match (&artifact.lambda, &artifact.image) {
-        (Some(lambda), _) => zip_text(folder, artifact, lambda, &model),
-        (None, Some(image)) => image_text(folder, artifact, image, &model),
-        (None, None) => format!("Packaged {}\n  {model}", artifact.name),
+    match (target, &artifact.lambda, &artifact.image) {
+        (TargetName::Lambda, Some(lambda), _) => zip_text(folder, artifact, lambda, &model),
+        (TargetName::Cloudrun, _, Some(image)) => image_text(folder, artifact, image, &model),
+        _ => format!("Packaged {}\n  {model}", artifact.name),
     }
 }
 

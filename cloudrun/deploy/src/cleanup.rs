@@ -32,12 +32,13 @@ impl ServiceTarget {
         let url = self.google.run_url(&self.google.service_name(&self.service));
         let etag = found["etag"].as_str().map(|etag| ("etag", etag.to_owned()));
         let query: Vec<_> = etag.into_iter().collect();
-        self.delete("DeleteService", &url, &query).await.map_err(|error| {
-            match error.is_conflict() {
-                true => CloudRunError::moved(&self.service),
-                false => error,
-            }
-        })
+        let Err(error) = self.delete("DeleteService", &url, &query).await else { return Ok(()) };
+        // An answer may have been lost, and the deletion have changed the etag.
+        let now = service::get(&self.google, &self.service).await?;
+        if now.is_none_or(|now| now["uid"] != found["uid"] || !now["deleteTime"].is_null()) {
+            return Ok(());
+        }
+        Err(if error.is_conflict() { CloudRunError::moved(&self.service) } else { error })
     }
 
     async fn delete(

@@ -1,6 +1,7 @@
 //! A service as it should be: its settings, and a revision of the image.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use reqwest::Method;
 use serde::Serialize;
@@ -8,7 +9,7 @@ use serde_json::{Map, Value, json};
 use slsml_release::Revision;
 
 use crate::api::TRIES;
-use crate::template::{is_same, revision_name, template};
+use crate::template::{is_made_from, is_same, revision_name, template};
 use crate::traffic::{self, Traffic};
 use crate::{CloudRunError, Google, access};
 
@@ -16,6 +17,10 @@ use crate::{CloudRunError, Google, access};
 pub(crate) const FIRST: &str = "slsml.dev/first-revision";
 const WRITE: &str = "slsml.dev/write";
 pub(crate) const MODEL: &str = "slsml.dev/model";
+
+/// How often a service is looked at whose traffic is being moved, and how often at most.
+const REST_PAUSE: Duration = Duration::from_millis(500);
+const REST_LOOKS: u32 = 120;
 
 /// Revisions of one name that failed before another is tried.
 const MOST_ATTEMPTS: u32 = 20;
@@ -167,6 +172,22 @@ pub(crate) async fn get(google: &Google, service: &str) -> Result<Option<Value>,
     }
 }
 
+/// The service when its traffic is where it was asked to be, or will not get there any more.
+pub(crate) async fn at_rest(
+    google: &Google,
+    service: &str,
+) -> Result<Option<Value>, CloudRunError> {
+    for _ in 0..REST_LOOKS {
+        let found = get(google, service).await?;
+        if !found.as_ref().is_some_and(traffic::is_moving) {
+            return Ok(found);
+        }
+        tokio::time::sleep(REST_PAUSE).await;
+    }
+    let seconds = u64::from(REST_LOOKS) * REST_PAUSE.as_millis() as u64 / 1000;
+    Err(CloudRunError::TooLong { what: format!("moving the traffic of {service}"), seconds })
+}
+
 /// A service that must be there.
 pub(crate) async fn existing(google: &Google, service: &str) -> Result<Value, CloudRunError> {
     let found = get(google, service).await?;
@@ -223,7 +244,8 @@ async fn once(
     spec: &ServiceSpec,
     progress: &mut impl FnMut(Progress),
 ) -> Result<Ensured, CloudRunError> {
-    let service = get(google, &spec.name).await?;
+    // What is served now may not be what somebody just asked for.
+    let service = at_rest(google, &spec.name).await?;
     let Todo { changes, revision: name, template } = todo(google, spec, service.as_ref()).await?;
     let writes = changes.iter().any(|change| *change != Change::Access);
     if writes {
@@ -310,6 +332,10 @@ async fn named(
     {
         return Ok((current.to_owned(), true));
     }
+    // The same holds for one before it, to which somebody goes back.
+    if let Some(found) = earlier(google, &spec.name, template).await? {
+        return Ok((found, true));
+    }
     let mut name = String::new();
     for attempt in 0..MOST_ATTEMPTS {
         name = revision_name(&spec.name, &spec.image, template, attempt);
@@ -320,6 +346,33 @@ async fn named(
         }
     }
     Ok((name, false))
+}
+
+/// The newest revision that is what a template would make, if it did not fail.
+async fn earlier(
+    google: &Google,
+    service: &str,
+    template: &Value,
+) -> Result<Option<String>, CloudRunError> {
+    let mut found = None;
+    let each = |page: &Value| {
+        let mut all = page["revisions"].as_array().into_iter().flatten();
+        let is_it = |one: &&Value| {
+            one["deleteTime"].is_null()
+                && readiness(one) != Readiness::Failed
+                && is_made_from(one, template)
+        };
+        found = found.take().or_else(|| {
+            all.find(is_it)
+                .and_then(|one| one["name"].as_str())
+                .map(traffic::short)
+                .map(str::to_owned)
+        });
+        Ok(())
+    };
+    let size = [("pageSize", "100".to_owned())];
+    google.pages("ListRevisions", &google.revisions_url(service), &size, each).await?;
+    Ok(found)
 }
 
 /// The service's own settings that are to be another; `there` is the service, null if it is new.

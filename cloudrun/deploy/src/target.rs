@@ -16,10 +16,6 @@ use crate::service::{self, FIRST, MODEL};
 use crate::traffic::{self, Traffic};
 use crate::{CloudRunError, Google};
 
-/// How often a service is looked at whose traffic is being moved, and how often at most.
-const REST_PAUSE: Duration = Duration::from_millis(500);
-const REST_LOOKS: u32 = 120;
-
 /// How often a request of our own is tried when there is no room for it, and after how long.
 const PROBE_TRIES: u32 = 5;
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
@@ -88,20 +84,8 @@ impl ServiceTarget {
         service::get(&self.google, &self.service).await
     }
 
-    /// The service when its traffic is where it was asked to be, or will not get there any more.
     async fn at_rest(&self) -> Result<Option<Value>, CloudRunError> {
-        for _ in 0..REST_LOOKS {
-            let service = self.get().await?;
-            if !service.as_ref().is_some_and(traffic::is_moving) {
-                return Ok(service);
-            }
-            tokio::time::sleep(REST_PAUSE).await;
-        }
-        let seconds = u64::from(REST_LOOKS) * REST_PAUSE.as_millis() as u64 / 1000;
-        Err(CloudRunError::TooLong {
-            what: format!("moving the traffic of {}", self.service),
-            seconds,
-        })
+        service::at_rest(&self.google, &self.service).await
     }
 
     async fn write(&self, split: &Split, seen: Option<&Token>) -> Result<Observed, CloudRunError> {

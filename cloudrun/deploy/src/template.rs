@@ -48,6 +48,28 @@ pub(crate) fn is_same(one: &Value, other: &Value) -> bool {
     meaning(&unnamed(one)) == meaning(&unnamed(other))
 }
 
+/// What a revision has of the template it was made from.
+const OF_A_REVISION: [&str; 13] = [
+    "annotations",
+    "labels",
+    "scaling",
+    "vpcAccess",
+    "timeout",
+    "serviceAccount",
+    "containers",
+    "volumes",
+    "executionEnvironment",
+    "maxInstanceRequestConcurrency",
+    "sessionAffinity",
+    "encryptionKey",
+    "nodeSelector",
+];
+
+/// Whether a revision is what a template would make.
+pub(crate) fn is_made_from(revision: &Value, template: &Value) -> bool {
+    OF_A_REVISION.iter().all(|field| meaning(&revision[field]) == meaning(&template[field]))
+}
+
 /// A template without what says nothing: the API leaves out what is false, zero or empty, and writes a
 /// CPU as `1` or `1000m`.
 fn meaning(value: &Value) -> Value {

@@ -69,7 +69,7 @@ async fn respond(
         Route::Infer => {
             // Better before a body is kept than after it.
             if app.queue.is_full() {
-                discard(body).await;
+                discard(app, body).await;
                 return Err(Refusal::Busy);
             }
             let body = receive(app, body).await?;
@@ -127,9 +127,13 @@ async fn receive(app: &App, body: Incoming) -> Result<Bytes, Refusal> {
     }
 }
 
-/// Takes a body in without keeping it: whoever sends it reads the answer only then.
-async fn discard(mut body: Incoming) {
-    while let Some(Ok(_)) = body.frame().await {}
+/// Takes a body in without keeping it, within the same limits: whoever sends it reads the answer only
+/// then.
+async fn discard(app: &App, body: Incoming) {
+    let mut body = Limited::new(body, app.settings.body_bytes);
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    // However it ends, it is refused.
+    let _ = tokio::time::timeout(app.settings.receive, all).await;
 }
 
 fn response(asked: &HeaderMap, answer: Answer) -> Response<Full<Bytes>> {

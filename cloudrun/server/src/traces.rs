@@ -19,6 +19,9 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
 use crate::exchange::Ended;
 use crate::log::{self, TraceContext};
 
+/// How long the last spans may take to be sent.
+const FINISH: Duration = Duration::from_millis(1500);
+
 /// Where spans go.
 pub(crate) struct Traces {
     provider: SdkTracerProvider,
@@ -61,9 +64,9 @@ impl Traces {
         ServerSpan(builder.start_with_context(&self.tracer, &context))
     }
 
-    /// Sends what is left.
+    /// Sends what is left. Requests in flight had eight of the ten seconds Cloud Run gives.
     pub(crate) fn finish(&self) {
-        if let Err(error) = self.provider.shutdown() {
+        if let Err(error) = self.provider.shutdown_with_timeout(FINISH) {
             log::error("spans were lost", &error.to_string());
         }
     }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use oci_spec::image::Arch as OciArch;
 use slsml_model::{MANIFEST_FILE, MODEL_FILE};
 
 use crate::image::{MODEL_FOLDER, SERVER, USER, annotations, oci};
@@ -15,11 +14,15 @@ fn text(parts: &ImageParts<'_>) -> String {
     let mut labels: Vec<_> = annotations(parts).into_iter().collect();
     labels.sort();
     let labels = labels.iter().map(|(key, value)| format!("{key}={}", quoted(value)));
-    let first = parts.programs.first().map_or(OciArch::Amd64, |(arch, _)| oci(*arch));
+    // A default would hold against the platform that is built for, so there is none.
+    let (declared, from) = match parts.programs {
+        [(only, _)] => ("", oci(*only).to_string()),
+        _ => ("ARG TARGETARCH\n", "${TARGETARCH}".into()),
+    };
     format!(
         "FROM scratch AS program\n\
-         ARG TARGETARCH={first}\n\
-         COPY --chmod=755 ${{TARGETARCH}}/{SERVER} /{SERVER}\n\
+         {declared}\
+         COPY --chmod=755 {from}/{SERVER} /{SERVER}\n\
          \n\
          FROM scratch AS model\n\
          COPY {MODEL_FOLDER} /{MODEL_FOLDER}\n\

@@ -131,9 +131,9 @@ pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact,
         entries: entries.iter().map(&mut record).collect::<Result<_, _>>()?,
     };
     budget::check(&lambda, &from.budgets)?;
-    let artifact = Artifact { lambda: Some(lambda), ..artifact(folder, from, model_sha256) };
     create(folder)?;
     write_whole(&folder.join(ZIP_FILE), &bytes)?;
+    let artifact = Artifact { lambda: Some(lambda), ..artifact(folder, from, model_sha256) };
     write_record(folder, &artifact)?;
     Ok(artifact)
 }
@@ -161,20 +161,32 @@ pub fn package_image(
         modified: from.modified,
     };
     let made = make_image(&parts)?;
+    // First what may fail: an image that is in its folder and not in the record is of no use.
+    if let Some(path) = also.docker_archive {
+        write_whole(path, &made.docker_archive(from.name, from.modified)?)?;
+    }
     create(folder)?;
+    match also.dockerfile {
+        true => replace(folder, DOCKERFILE_FOLDER, |place| dockerfile::write(&parts, place))?,
+        // One of another model would be built by mistake.
+        false => remove(&folder.join(DOCKERFILE_FOLDER))?,
+    }
     replace(folder, IMAGE_FOLDER, |place| {
         write_layout(&made, place)
             .map_err(|source| WriteError::Io { path: place.to_owned(), source })
     })?;
-    if also.dockerfile {
-        replace(folder, DOCKERFILE_FOLDER, |place| dockerfile::write(&parts, place))?;
-    }
-    if let Some(path) = also.docker_archive {
-        write_whole(path, &made.docker_archive(from.name, from.modified)?)?;
-    }
     let artifact = Artifact { image: Some(made.image), ..artifact(folder, from, model_sha256) };
     write_record(folder, &artifact)?;
     Ok(artifact)
+}
+
+fn remove(folder: &Path) -> Result<(), WriteError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(WriteError::Io { path: folder.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A folder appears as a whole in the place of an older one.
@@ -226,10 +238,12 @@ fn artifact(folder: &Path, from: &Ingredients<'_>, model_sha256: String) -> Arti
         lambda: None,
         image: None,
     };
-    let same = |there: &Artifact| {
-        let (a, b) = (there, &fresh);
-        (&a.name, &a.model, &a.slsml_version) == (&b.name, &b.model, &b.slsml_version)
+    // What was measured of it may differ, by the samples it was measured with.
+    let what = |of: &Artifact| {
+        let model = (of.model.sha256.clone(), of.model.source_sha256.clone());
+        (of.name.clone(), model, of.slsml_version.clone())
     };
+    let same = |there: &Artifact| what(there) == what(&fresh);
     // One that cannot be read is replaced.
     match Artifact::read(folder).ok().filter(same) {
         Some(Artifact { lambda, image, .. }) => Artifact { lambda, image, ..fresh },

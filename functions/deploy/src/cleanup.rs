@@ -3,6 +3,12 @@
 use crate::{AliasTarget, LambdaError, status};
 
 impl AliasTarget {
+    /// The function's aliases.
+    pub async fn aliases(&self) -> Result<Vec<String>, LambdaError> {
+        let found = status(&self.clients, &self.function).await?;
+        Ok(found.aliases.into_iter().map(|alias| alias.name).collect())
+    }
+
     /// The function's published versions that no alias names, the newest first.
     pub async fn unused(&self) -> Result<Vec<String>, LambdaError> {
         let found = status(&self.clients, &self.function).await?;
@@ -14,7 +20,9 @@ impl AliasTarget {
             })
         };
         let versions = found.versions.iter().map(|version| version.version.clone());
-        Ok(versions.filter(|version| !is_used(version)).collect())
+        let mut unused: Vec<String> = versions.filter(|version| !is_used(version)).collect();
+        unused.sort_by_key(|version| std::cmp::Reverse(version.parse::<u64>().unwrap_or(0)));
+        Ok(unused)
     }
 
     /// Deletes a version; one that is gone already is no error.

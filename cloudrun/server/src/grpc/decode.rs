@@ -93,10 +93,14 @@ impl Cost {
     /// `ModelInferRequest`: its parameters, inputs, outputs and raw contents.
     fn of_request(&mut self, message: &[u8]) -> Result<(), ProtocolError> {
         each_field(message, |tag, value| match tag {
-            4 | 6 | 7 => self.part(),
+            4 | 7 => self.part(),
             5 => {
                 self.part()?;
                 self.of_input(value.bytes())
+            }
+            6 => {
+                self.part()?;
+                self.of_output(value.bytes())
             }
             _ => Ok(()),
         })
@@ -112,11 +116,17 @@ impl Cost {
         })
     }
 
+    /// `InferRequestedOutputTensor`: its parameters.
+    fn of_output(&mut self, message: &[u8]) -> Result<(), ProtocolError> {
+        each_field(message, |tag, _| if tag == 2 { self.part() } else { Ok(()) })
+    }
+
     /// `InferTensorContents`: numbers one by one or packed, and texts.
     fn of_contents(&mut self, message: &[u8]) -> Result<(), ProtocolError> {
         each_field(message, |tag, value| match tag {
             1..=5 => self.elements(value.integers()),
-            6 | 7 => self.elements(value.bytes().len() / 4 + 1),
+            6 => self.elements((value.bytes().len() / 4).max(1)),
+            7 => self.elements((value.bytes().len() / 8).max(1)),
             8 => self.elements(TEXT),
             _ => Ok(()),
         })
@@ -320,7 +330,12 @@ mod tests {
         let parameter = |at: usize| (at.to_string(), InferParameter::default());
         let mut parameters = asked(1);
         parameters.inputs[0].parameters = (0..many).map(parameter).collect();
+        let mut of_output = asked(1);
+        let parameters_of_it = (0..many).map(parameter).collect();
+        of_output.outputs =
+            vec![RequestedOutput { parameters: parameters_of_it, ..RequestedOutput::default() }];
         for (what, message) in [
+            ("parameters of an output", of_output),
             ("inputs", inputs),
             ("outputs", outputs),
             ("raw", raw),

@@ -5,10 +5,14 @@ mod messages;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
+use http_body_util::BodyExt;
+use http_body_util::combinators::BoxBody;
+use hyper::body::{Frame, Incoming};
+use prost::Message;
 use slsml_inference::{ProtocolError, RawOutput, metadata};
 use slsml_model::TensorSpec;
 use tonic::body::Body;
@@ -40,6 +44,8 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
     let exchange = Exchange::begin(&app, request.headers());
     let path = request.uri().path().to_owned();
+    let received = Arc::new(AtomicUsize::new(0));
+    let request = request.map(|body| counted(body, received.clone()));
     let response = dispatch(&app, &path, request).await;
     let code = code(response.headers());
     let error = Status::from_header_map(response.headers());
@@ -49,13 +55,26 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
         path: &path,
         // An answer that does not say otherwise in its head says it is fine in its trailers.
         status: http_status(code),
-        request_bytes: 0,
-        response_bytes: 0,
+        request_bytes: received.load(Ordering::Relaxed),
+        response_bytes: response.extensions().get().map_or(0, |MessageSize(bytes)| *bytes),
         error: error.as_ref().map(Status::message).filter(|_| code != Code::Ok),
         extensions: response.extensions(),
     });
     response
 }
+
+/// A request's body; `received` has its bytes as they come.
+fn counted(body: Incoming, received: Arc<AtomicUsize>) -> Received {
+    let count = move |frame: Frame<Bytes>| {
+        received.fetch_add(frame.data_ref().map_or(0, Bytes::len), Ordering::Relaxed);
+        frame
+    };
+    Received::new(body.map_frame(count))
+}
+
+/// The size of an answer's message before it is compressed.
+#[derive(Clone, Copy, Debug)]
+struct MessageSize(usize);
 
 fn code(headers: &HeaderMap) -> Code {
     Status::from_header_map(headers).map_or(Code::Ok, |status| status.code())
@@ -67,14 +86,17 @@ fn http_status(code: Code) -> u16 {
         Code::Ok => 200,
         Code::InvalidArgument => 400,
         Code::NotFound => 404,
-        Code::ResourceExhausted => 413,
+        // tonic's own code for a message that is too large is the first.
+        Code::OutOfRange | Code::ResourceExhausted => 413,
+        Code::DeadlineExceeded => 408,
+        Code::Cancelled => 499,
         Code::Unimplemented => 501,
         Code::Unavailable => 503,
         _ => 500,
     }
 }
 
-async fn dispatch(app: &Arc<App>, path: &str, request: Request<Incoming>) -> Response<Body> {
+async fn dispatch(app: &Arc<App>, path: &str, request: Request<Received>) -> Response<Body> {
     match path.strip_prefix(SERVICE) {
         Some("ServerLive") => one(app, request, plain(), server_live).await,
         Some("ServerReady") => one(app, request, plain(), server_ready).await,
@@ -97,12 +119,12 @@ fn plain<A, B>() -> ProstCodec<B, A> {
 /// One message in, one message out.
 async fn one<C, F, R>(
     app: &Arc<App>,
-    request: Request<Incoming>,
+    request: Request<Received>,
     codec: C,
     answer: F,
 ) -> Response<Body>
 where
-    C: Codec<Decode: Send + 'static, Encode: Send + 'static>,
+    C: Codec<Decode: Send + 'static, Encode: Message + Send + 'static>,
     F: Fn(Arc<App>, C::Decode) -> R,
     R: Future<Output = Answered<C::Encode>> + Send + 'static,
 {
@@ -111,8 +133,23 @@ where
         .max_encoding_message_size(usize::MAX)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
-    grpc.unary(Unary { app: app.clone(), answer }, request).await
+    let has_come = Arc::new(AtomicBool::new(false));
+    let unary = Unary { app: app.clone(), answer, has_come: has_come.clone() };
+    let answered = grpc.unary(unary, request);
+    tokio::pin!(answered);
+    let limit = app.settings.receive;
+    match tokio::time::timeout(limit, &mut answered).await {
+        Ok(response) => response,
+        Err(_) if has_come.load(Ordering::Acquire) => answered.await,
+        Err(_) => {
+            let message = format!("the message did not arrive within {} s", limit.as_secs());
+            Status::deadline_exceeded(message).into_http()
+        }
+    }
 }
+
+/// A request's body that is counted.
+type Received = BoxBody<Bytes, hyper::Error>;
 
 type Answered<B> = Result<tonic::Response<B>, Status>;
 
@@ -120,18 +157,28 @@ type Answered<B> = Result<tonic::Response<B>, Status>;
 struct Unary<F> {
     app: Arc<App>,
     answer: F,
+    /// Set once the whole message is there.
+    has_come: Arc<AtomicBool>,
 }
 
 impl<A, B, F, R> UnaryService<A> for Unary<F>
 where
     F: Fn(Arc<App>, A) -> R,
     R: Future<Output = Answered<B>> + Send + 'static,
+    B: Message,
 {
     type Response = B;
     type Future = Pin<Box<dyn Future<Output = Answered<B>> + Send>>;
 
     fn call(&mut self, request: tonic::Request<A>) -> Self::Future {
-        Box::pin((self.answer)(self.app.clone(), request.into_inner()))
+        self.has_come.store(true, Ordering::Release);
+        let answer = (self.answer)(self.app.clone(), request.into_inner());
+        Box::pin(async move {
+            let mut answer = answer.await?;
+            let size = MessageSize(answer.get_ref().encoded_len());
+            answer.extensions_mut().insert(size);
+            Ok(answer)
+        })
     }
 }
 

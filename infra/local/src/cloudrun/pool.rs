@@ -127,6 +127,9 @@ impl Pool {
             changed.as_mut().enable();
             let start = {
                 let mut inner = self.inner();
+                if inner.closed {
+                    return Err(NoRoom::Busy);
+                }
                 inner.instances.retain(|instance| instance.is_alive());
                 let load = |instance: &&Arc<Instance>| instance.in_flight.load(Ordering::Acquire);
                 let free = inner.instances.iter().filter(|one| load(one) < self.concurrency);
