@@ -105,6 +105,8 @@ def test_googles_client_creates_updates_splits_and_deletes(services, revisions, 
         services.update_service(service=asked).result(timeout=30)
     found = [one.name.rsplit("/", 1)[1] for one in revisions.list_revisions(parent=name)]
     assert found == ["one-b", "one-a"]
+    pages = list(revisions.list_revisions(request={"parent": name, "page_size": 1}).pages)
+    assert [[one.name.rsplit("/", 1)[1] for one in page.revisions] for page in pages] == [["one-b"], ["one-a"]]
     with pytest.raises(exceptions.BadRequest):
         revisions.delete_revision(name=f"{name}/revisions/one-a").result(timeout=30)
 

@@ -1,9 +1,10 @@
 //! Running requests together: their tensors one after the other along the first dimension.
 //!
 //! A product of matrices may add up in another order when there are more rows, and its last digits
-//! differ then. So a number of rows is trusted only after its answers were seen to be the same, bit
-//! for bit, as those of requests that ran alone; until then both are run, and where they differ
-//! that number is never used again.
+//! differ then, though not for every input. So a request of so many rows in a run of so many is
+//! trusted only after many such answers were seen to be the same, bit for bit, as those of requests
+//! that ran alone; until then both are run. Where they differ once that is never done again, and now
+//! and then it is looked at anew.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,23 +13,57 @@ use slsml_model::{Dim, Model, RunError, Signature, Tensor};
 
 use crate::queue::Job;
 
-/// How often the same answers must have been seen.
-const SEEN: u8 = 3;
+/// How many answers must have been seen to be the same. Of differences that one answer in twenty has,
+/// two in a million are missed.
+const SEEN: u16 = 256;
 
-/// What is known about a number of rows.
+/// Of trusted runs one in so many is looked at anew.
+const LOOK: u32 = 64;
+
+/// Rows of a request, and rows of the run it is a part of.
+type Pair = (usize, usize);
+
+/// What is to be done with requests that could run together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trust {
-    /// So many answers were the same.
-    Alike(u8),
-    /// One was not, or the run failed.
-    Never,
+enum Way {
+    Alone,
+    Both,
+    Together,
+}
+
+/// What was seen of each pair.
+#[derive(Debug, Default)]
+struct Trust {
+    /// How many answers were the same; none if one was not.
+    alike: HashMap<Pair, Option<u16>>,
+    /// Trusted runs.
+    runs: u32,
+}
+
+impl Trust {
+    fn way(&mut self, pairs: &[Pair]) -> Way {
+        let alike = |pair: &Pair| self.alike.get(pair).copied().unwrap_or(Some(0));
+        match pairs.iter().map(alike).min().flatten() {
+            None => Way::Alone,
+            Some(seen) if seen < SEEN => Way::Both,
+            Some(_) => {
+                self.runs = self.runs.wrapping_add(1);
+                if self.runs.is_multiple_of(LOOK) { Way::Both } else { Way::Together }
+            }
+        }
+    }
+
+    fn saw(&mut self, pair: Pair, same: bool) {
+        let alike = self.alike.entry(pair).or_insert(Some(0));
+        *alike = alike.filter(|_| same).map(|seen| seen.saturating_add(1));
+    }
 }
 
 /// What can be run together.
 pub(crate) struct Batches {
     /// The most rows; 1 where nothing can.
     most: usize,
-    trust: Mutex<HashMap<usize, Trust>>,
+    trust: Mutex<Trust>,
 }
 
 type Answer = Result<Vec<Tensor>, RunError>;
@@ -53,32 +88,28 @@ impl Batches {
         }
         let each: Vec<usize> = jobs.iter().map(|inputs| inputs[0].shape()[0]).collect();
         let rows = each.iter().sum();
-        let trust = self.trust().get(&rows).copied().unwrap_or(Trust::Alike(0));
-        if trust == Trust::Never {
-            return jobs.into_iter().map(|inputs| model.run(inputs)).collect();
-        }
-        let mut together = together(model, &jobs, &each);
-        if matches!(trust, Trust::Alike(SEEN..))
+        let pairs: Vec<Pair> = each.iter().map(|own| (*own, rows)).collect();
+        let way = self.trust().way(&pairs);
+        let mut together = if way == Way::Alone { None } else { together(model, &jobs, &each) };
+        if way == Way::Together
             && let Some(answers) = together.take()
         {
             return answers.into_iter().map(Ok).collect();
         }
         let alone: Vec<Answer> = jobs.into_iter().map(|inputs| model.run(inputs)).collect();
-        let same = together.is_some_and(|together| {
-            together.iter().zip(&alone).all(|(one, other)| other.as_ref().is_ok_and(|x| x == one))
-        });
         // A request that fails alone says nothing about the others.
-        if same || alone.iter().all(Result::is_ok) {
-            let next = match (same, trust) {
-                (true, Trust::Alike(seen)) => Trust::Alike(seen.saturating_add(1)),
-                _ => Trust::Never,
-            };
-            self.trust().insert(rows, next);
+        if way != Way::Alone && alone.iter().all(Result::is_ok) {
+            let mut trust = self.trust();
+            for (at, (pair, answer)) in pairs.into_iter().zip(&alone).enumerate() {
+                let same =
+                    together.as_ref().is_some_and(|all| answer.as_ref().ok() == Some(&all[at]));
+                trust.saw(pair, same);
+            }
         }
         alone
     }
 
-    fn trust(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Trust>> {
+    fn trust(&self) -> std::sync::MutexGuard<'_, Trust> {
         self.trust.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -118,4 +149,25 @@ fn together(model: &Model, jobs: &[Vec<Tensor>], each: &[usize]) -> Option<Vec<V
         }
     }
     Some(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_trusted_after_many_answers_that_were_the_same_and_never_after_one_that_was_not() {
+        let mut trust = Trust::default();
+        for _ in 0..SEEN {
+            assert_eq!(trust.way(&[(1, 2), (1, 2)]), Way::Both);
+            trust.saw((1, 2), true);
+        }
+        let ways: Vec<Way> = (0..LOOK).map(|_| trust.way(&[(1, 2), (1, 2)])).collect();
+        assert_eq!(ways.iter().filter(|way| **way == Way::Both).count(), 1, "it is looked at anew");
+        // Two rows in a run of three are something else than one row.
+        assert_eq!(trust.way(&[(2, 3), (1, 3)]), Way::Both);
+        trust.saw((1, 2), false);
+        trust.saw((1, 2), true);
+        assert_eq!(trust.way(&[(1, 2), (1, 2)]), Way::Alone);
+    }
 }

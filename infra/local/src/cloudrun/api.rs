@@ -19,6 +19,9 @@ use crate::ids;
 /// How many revisions a service may have.
 const MOST_REVISIONS: usize = 1000;
 
+/// How many revisions a page of a list has at most.
+const PAGE: usize = 100;
+
 /// Whether a path is Cloud Run's, Cloud Logging's or Cloud Monitoring's.
 pub(crate) fn is_for(path: &str) -> bool {
     let mut parts = path.split('/').skip(1);
@@ -116,7 +119,9 @@ async fn route(run: &Arc<CloudRun>, call: &Call<'_>) -> GoogleResult<Value> {
             Ok(policy(&run.store.service(name)?))
         }
         (&Method::POST, [.., "services", _], Some("setIamPolicy")) => set_policy(run, call, name),
-        (&Method::GET, [_, _, _, _, "services", _, "revisions"], None) => revisions(run, name),
+        (&Method::GET, [_, _, _, _, "services", _, "revisions"], None) => {
+            revisions(run, call, name)
+        }
         (&Method::GET, [_, _, _, _, "services", _, "revisions", _], None) => {
             let (service, revision) = revision(run, name)?;
             Ok(wire::revision(&service, &revision))
@@ -413,12 +418,20 @@ fn revision(run: &CloudRun, name: &str) -> GoogleResult<(Service, Revision)> {
     Ok((service, revision))
 }
 
-fn revisions(run: &CloudRun, name: &str) -> GoogleResult<Value> {
+/// A page of a service's revisions, the newest first; its token says how many came before.
+fn revisions(run: &CloudRun, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
+    let number = |name: &str| call.query.get(name).and_then(|text| text.parse::<usize>().ok());
+    let (size, before) = (number("pageSize").unwrap_or(0), number("pageToken").unwrap_or(0));
+    let size = if size == 0 { PAGE } else { size.min(PAGE) };
     let service = run.store.service(name.trim_end_matches("/revisions"))?;
     let mut all: Vec<&Revision> = service.revisions.values().collect();
     all.sort_by_key(|revision| std::cmp::Reverse(revision.created));
-    let all: Vec<Value> = all.into_iter().map(|one| wire::revision(&service, one)).collect();
-    Ok(json!({ "revisions": all }))
+    let page = all.iter().skip(before).take(size).map(|one| wire::revision(&service, one));
+    let mut value = json!({ "revisions": page.collect::<Vec<_>>() });
+    if all.len() > before + size {
+        value["nextPageToken"] = json!((before + size).to_string());
+    }
+    Ok(value)
 }
 
 fn delete_revision(run: &CloudRun, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
