@@ -46,6 +46,16 @@ pub fn static_server() -> Result<PathBuf, Error> {
     }
 }
 
+/// A program for arm64, as far as anybody looks who does not run it.
+pub fn program_for_arm64(folder: &Path) -> Result<PathBuf, Error> {
+    let mut program = std::fs::read(programs()?.join("slsml-server"))?;
+    // The processor in an ELF header.
+    program.get_mut(18..20).ok_or("a program has a header")?.copy_from_slice(&[0xb7, 0]);
+    let path = folder.join("slsml-server-arm64");
+    std::fs::write(&path, program)?;
+    Ok(path)
+}
+
 /// The checkout: cargo says where a test's package is, and make starts the demo at the top. The
 /// place is not compiled in, because checkouts may share compiled programs.
 pub fn checkout() -> PathBuf {
@@ -144,11 +154,16 @@ impl LocalLambda {
 
     /// Packages one of the example's versions as an image; the artifact's folder.
     pub fn package_image(&self, version: &str) -> Result<PathBuf, Error> {
+        self.package_image_with(version, &[])
+    }
+
+    /// The same with more flags.
+    pub fn package_image_with(&self, version: &str, more: &[&str]) -> Result<PathBuf, Error> {
         let model = checkout().join("examples/digits/models").join(format!("{version}.onnx"));
         let (out, server) = (self.scratch().join(format!("image-{version}")), static_server()?);
         let [model, out_text, server] = [&model, &out, &server].map(|path| path.to_string_lossy());
         let args = ["package", &*model, "--name", "digits", "--out", &*out_text];
-        let args = [&args[..], &["--target", "cloudrun", "--runtime", &*server]].concat();
+        let args = [&args[..], &["--target", "cloudrun", "--runtime", &*server], more].concat();
         let (code, value) = json(self.scratch(), &args)?;
         if code != 0 {
             return Err(format!("packaging {version} ended with {code}: {value}").into());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use slsml_e2e::chaos::image_mark;
-use slsml_e2e::slsml::{CANARY, LocalLambda, command, json};
+use slsml_e2e::slsml::{CANARY, LocalLambda, command, json, program_for_arm64};
 use slsml_e2e::traffic::{Door, Traffic, http};
 
 struct Cloud {
@@ -629,4 +629,20 @@ async fn going_back_to_an_image_finds_its_revision() {
     let request = http().unwrap().get(format!("{}/revisions", cloud.url())).bearer_auth("x");
     let all: Value = request.send().await.unwrap().json().await.unwrap();
     assert_eq!(all["revisions"].as_array().map(Vec::len), Some(2), "{all}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_for_both_processors_is_deployed_and_this_machines_part_of_it_runs() {
+    let mut cloud = Cloud::empty(&[]);
+    let arm = program_for_arm64(cloud.local.scratch()).unwrap();
+    let both = ["--arch", "x86_64,arm64", "--runtime", &*arm.to_string_lossy()];
+    cloud.images[0] = cloud.local.package_image_with("v1", &both).unwrap();
+    let (code, value) = cloud.deploy(0, &["--public"]);
+    assert_eq!((code, &value["outcome"]), (0, &json!("promoted")), "{value}");
+    let service = cloud.service().await;
+    let image = service["template"]["containers"][0]["image"].as_str().unwrap();
+    let record = slsml_package::Artifact::read(&cloud.images[0]).unwrap();
+    assert!(image.ends_with(&record.image.unwrap().digest), "{image}: the index is what is pinned");
+    let ready = format!("{}/v2/health/ready", service["uri"].as_str().unwrap());
+    assert_eq!(http().unwrap().get(ready).send().await.unwrap().status(), 200);
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use slsml_e2e::slsml::{checkout, command, json, programs, run};
+use slsml_e2e::slsml::{checkout, command, json, program_for_arm64, programs, run};
 
 fn digits(version: &str) -> PathBuf {
     checkout().join(format!("examples/digits/models/{version}.onnx"))
@@ -175,19 +175,11 @@ fn an_image_is_what_the_specification_says_and_other_tools_read_it() {
     assert!(value["built"]["image"].is_null(), "it is of another model: {value}");
 }
 
-/// A program for arm64, as far as anybody looks who does not run it.
-fn for_arm64(scratch: &Path) -> PathBuf {
-    let mut program = std::fs::read(programs().unwrap().join("slsml-server")).unwrap();
-    program[18..20].copy_from_slice(&[0xb7, 0]);
-    let path = scratch.join("slsml-server-arm64");
-    std::fs::write(&path, program).unwrap();
-    path
-}
-
 #[test]
 fn an_image_for_both_processors_is_an_index_and_reads_as_either() {
     let scratch = tempfile::tempdir().unwrap();
-    let (arm, amd) = (for_arm64(scratch.path()), programs().unwrap().join("slsml-server"));
+    let (arm, amd) =
+        (program_for_arm64(scratch.path()).unwrap(), programs().unwrap().join("slsml-server"));
     let [model, arm, amd] =
         [digits("v1"), arm, amd].map(|path| path.to_string_lossy().into_owned());
     let package = ["package", &*model, "--name", "digits", "--target", "cloudrun"];
