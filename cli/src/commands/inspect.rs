@@ -85,4 +85,9 @@ fn packaged(prepared: &Prepared, lines: &mut Vec<String>) {
         },
     );
     lines.push(format!("memory      {memory}"));
+    let batches = prepared.not_batched.as_ref().map_or_else(
+        || "requests that wait together run together, with the same answers as alone".to_owned(),
+        |why| format!("none: {why}"),
+    );
+    lines.push(format!("batches     {batches}"));
 }

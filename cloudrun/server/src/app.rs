@@ -53,7 +53,7 @@ impl App {
         let stats = Stats::new();
         let pace = Arc::new(Pace::new());
         let queue = Arc::new(Queue::new(settings.threads, pace.clone()));
-        let batches = Arc::new(Batches::of(model.signature(), settings.batch_size));
+        let batches = Arc::new(Batches::of(&model, settings.batch_size));
         let (threads, delay) = (settings.threads, settings.batch_delay);
         workers::start(threads, delay, &model, &batches, &queue, &stats, &pace)?;
         let service = Service {

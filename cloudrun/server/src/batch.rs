@@ -1,24 +1,24 @@
 //! Running requests together: their tensors one after the other along the first dimension.
 //!
-//! A product of matrices may add up in another order when there are more rows, and its last digits
-//! differ then, though not for every input. So a request of so many rows in a run of so many is
-//! trusted only after many such answers were seen to be the same, bit for bit, as those of requests
-//! that ran alone; until then both are run. Where they differ once that is never done again, and now
-//! and then it is looked at anew.
+//! Only models are batched of which it was shown, when they were packaged, that every row is computed
+//! by itself and has the same bits among others as alone. That rests on what is known of the loops that
+//! run, and those depend on the processor. So the first runs of so many rows are done both ways and
+//! compared, and now and then one later. Where they differ once, in a bit, that is never done again,
+//! and the log says so.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use slsml_model::{Dim, Model, RunError, Signature, Tensor};
+use slsml_model::{Model, RunError, Tensor};
 
+use crate::log;
 use crate::queue::Job;
 
-/// How many answers must have been seen to be the same. Of differences that one answer in twenty has,
-/// two in a million are missed.
-const SEEN: u16 = 256;
+/// How many answers must have been seen to be the same.
+const SEEN: u16 = 32;
 
 /// Of trusted runs one in so many is looked at anew.
-const LOOK: u32 = 64;
+const LOOK: u32 = 1024;
 
 /// Rows of a request, and rows of the run it is a part of.
 type Pair = (usize, usize);
@@ -69,8 +69,8 @@ pub(crate) struct Batches {
 type Answer = Result<Vec<Tensor>, RunError>;
 
 impl Batches {
-    pub(crate) fn of(signature: &Signature, most: usize) -> Batches {
-        let most = if is_free(signature) { most } else { 1 };
+    pub(crate) fn of(model: &Model, most: usize) -> Batches {
+        let most = if model.header().independent_rows { most } else { 1 };
         Batches { most, trust: Mutex::default() }
     }
 
@@ -103,6 +103,14 @@ impl Batches {
             for (at, (pair, answer)) in pairs.into_iter().zip(&alone).enumerate() {
                 let same =
                     together.as_ref().is_some_and(|all| answer.as_ref().ok() == Some(&all[at]));
+                if !same && trust.alike.get(&pair) != Some(&None) {
+                    let (own, all) = pair;
+                    log::error(
+                        "a request among others was not answered as alone: it runs alone from now on. \
+                         Please report this processor and model to slsml",
+                        &format!("{own} of {all} rows"),
+                    );
+                }
                 trust.saw(pair, same);
             }
         }
@@ -112,19 +120,6 @@ impl Batches {
     fn trust(&self) -> std::sync::MutexGuard<'_, Trust> {
         self.trust.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether the first dimension of every tensor is the same named one, and no other dimension is.
-fn is_free(signature: &Signature) -> bool {
-    let Some(Some(Dim::Named(batch))) = signature.inputs.first().map(|spec| spec.shape.first())
-    else {
-        return false;
-    };
-    let fits = |shape: &[Dim]| {
-        let is_batch = |dim: &Dim| matches!(dim, Dim::Named(name) if name == batch);
-        shape.first().is_some_and(is_batch) && !shape[1..].iter().any(is_batch)
-    };
-    signature.inputs.iter().chain(&signature.outputs).all(|spec| fits(&spec.shape))
 }
 
 fn rows(job: &Job) -> usize {

@@ -69,6 +69,8 @@ pub struct Prepared {
     /// Estimated memory of a run beside the weights: the most that tensors between operators
     /// hold at one time, where all shapes are known.
     pub activation_bytes: Option<u64>,
+    /// Why requests to it are not run together; none if they can be.
+    pub not_batched: Option<String>,
 }
 
 /// Looks at the ONNX file at `path`. Files that cannot be packaged are no error here, only those
@@ -144,5 +146,6 @@ fn prepare(
         nodes: settled.nodes.len(),
         stages_ms,
         activation_bytes: graph.activation_bytes,
+        not_batched: graph.dependent_rows,
     })
 }

@@ -52,6 +52,10 @@ pub struct Header {
     /// The most that tensors between operators hold at one time, in bytes; `None` where a
     /// dimension is open.
     pub activation_bytes: Option<u64>,
+    /// Whether every row along the first dimension of the outputs depends on nothing but that row of
+    /// the inputs, and has the same bits among others as alone.
+    #[serde(default)]
+    pub independent_rows: bool,
 }
 
 impl Header {
@@ -62,6 +66,7 @@ impl Header {
             source_sha256,
             signature,
             activation_bytes: graph.activation_bytes,
+            independent_rows: graph.dependent_rows.is_none(),
         }
     }
 }
@@ -263,11 +268,13 @@ mod tests {
             source_sha256: "00".into(),
             signature: Signature { inputs: vec![], outputs: vec![] },
             activation_bytes: None,
+            independent_rows: false,
         };
         let graph = Encoded {
             plan: b"plan".to_vec(),
             weights: b"weights".to_vec(),
             activation_bytes: None,
+            dependent_rows: None,
         };
         write(&header, &graph).unwrap()
     }

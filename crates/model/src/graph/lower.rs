@@ -24,7 +24,7 @@ use super::convolve;
 use super::decisions::{Decisions, From, Replacement};
 use super::late::{Late, Later};
 use super::panels::{self, Panels};
-use super::{pad, sums};
+use super::{pad, softmax, sums};
 
 /// Changes per node, many times what real models need: ends what would never end.
 const MAX_CHANGES_PER_NODE: usize = 64;
@@ -70,6 +70,7 @@ pub(crate) fn lower(mut model: TypedModel, later: &mut dyn Later) -> TractResult
     let mut model = lowering.model;
     pad::replace(&mut model);
     sums::replace(&mut model);
+    softmax::replace(&mut model);
     tell_apart(&mut model);
     Ok(model)
 }

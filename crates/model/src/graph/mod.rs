@@ -20,6 +20,8 @@ mod pad;
 mod panels;
 mod read;
 mod record;
+mod rows;
+mod softmax;
 mod sums;
 mod tensors;
 mod write;

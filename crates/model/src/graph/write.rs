@@ -7,6 +7,7 @@ use super::dims::{DimRecord, SymbolTable};
 use super::ops::OpRecord;
 use super::panels::{self, Panels};
 use super::record::{GraphRecord, GraphsRecord, NodeRecord, OutletRecord};
+use super::rows;
 use super::tensors::TensorTable;
 
 /// A graph as it is stored.
@@ -19,6 +20,8 @@ pub struct Encoded {
     /// The most that tensors between operators hold at one time, in bytes; `None` where a
     /// dimension is open.
     pub activation_bytes: Option<u64>,
+    /// Why its rows may depend on one another, if it is not known that they do not.
+    pub dependent_rows: Option<String>,
 }
 
 /// The bytes of a decluttered graph; the same graph gives the same bytes.
@@ -41,6 +44,7 @@ pub fn write(model: &TypedModel) -> TractResult<Encoded> {
         plan: postcard::to_allocvec(&record)?,
         weights,
         activation_bytes: activation_bytes(model),
+        dependent_rows: rows::are_independent(model).err().map(|why| why.to_string()),
     })
 }
 
