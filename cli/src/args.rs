@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
 use slsml_import::{DimOverride, ShapeOverride};
 
@@ -489,7 +490,8 @@ pub(crate) struct Logs {
     #[arg(long, default_value = "10m", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) since: Duration,
     /// The newest lines, at most so many
-    #[arg(long, default_value_t = 1000, value_name = "N")]
+    #[arg(long, default_value_t = 1000, value_name = "N",
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(crate) limit: usize,
     /// Go on with lines that come, until Ctrl-C
     #[arg(long, short)]

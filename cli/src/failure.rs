@@ -64,6 +64,12 @@ impl Failure {
         Failure::new(Exit::Usage, message)
     }
 
+    /// The same, with what it is about at its beginning.
+    pub(crate) fn about(mut self, what: &str) -> Failure {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
     pub(crate) fn help(mut self, help: impl fmt::Display) -> Failure {
         self.help = Some(help.to_string());
         self
@@ -261,7 +267,7 @@ impl From<DriveError> for Failure {
             DriveError::Already { .. } => Failure::new(Exit::Moved, error)
                 .help("somebody else has released it in the meantime: nothing is left to do"),
             DriveError::Divided { .. } => Failure::new(Exit::Moved, error)
-                .help("end it first: slsml release promote, or slsml release abort"),
+                .help("give all of it to one of the two first, with aws lambda update-alias or gcloud run services update-traffic"),
             DriveError::Stuck { cause, .. } | DriveError::NoMetrics(cause) => {
                 Failure { exit: Exit::Cloud, message, help: Failure::from(cause).help }
             }

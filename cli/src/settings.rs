@@ -734,9 +734,13 @@ impl Settings {
             (args.network.is_some() || args.subnet.is_some(), args.vpc_connector);
         let from_file = |value: &Option<String>, is_meant: bool| value.clone().filter(|_| is_meant);
         let by_connector = connector.is_some();
+        // A subnet is one of its network.
+        let other_network = args.network.is_some() && args.network != file.network;
         let vpc = Vpc {
             network: args.network.or_else(|| from_file(&file.network, !by_connector)),
-            subnet: args.subnet.or_else(|| from_file(&file.subnet, !by_connector)),
+            subnet: args
+                .subnet
+                .or_else(|| from_file(&file.subnet, !by_connector && !other_network)),
             connector: connector.or_else(|| from_file(&file.vpc_connector, !direct)),
             egress: args.vpc_egress.or(file.vpc_egress).map(|egress| match egress {
                 EgressName::AllTraffic => Egress::All,
@@ -748,8 +752,14 @@ impl Settings {
                 "[cloudrun] has a vpc_connector and a network or subnet: an instance has one of both",
             ));
         }
-        let environment = with_flags(&file.environment, args.environment);
-        let secrets = with_flags(&file.secrets, args.secrets);
+        let mut environment = with_flags(&file.environment, &args.environment);
+        let mut secrets = with_flags(&file.secrets, &args.secrets);
+        // A flag for the one means that the file's other is not meant.
+        let is_flag =
+            |flags: &[(String, String)], name: &String| flags.iter().any(|(flag, _)| flag == name);
+        environment
+            .retain(|name, _| is_flag(&args.environment, name) || !is_flag(&args.secrets, name));
+        secrets.retain(|name, _| is_flag(&args.secrets, name) || !is_flag(&args.environment, name));
         if let Some(both) = environment.keys().find(|name| secrets.contains_key(*name)) {
             return Err(Failure::usage(format!("the variable {both} has a value and is a secret")));
         }
@@ -1036,9 +1046,9 @@ impl fmt::Display for StrategyName {
 /// What the file says, with what flags say.
 fn with_flags(
     file: &BTreeMap<String, String>,
-    flags: Vec<(String, String)>,
+    flags: &[(String, String)],
 ) -> BTreeMap<String, String> {
-    file.clone().into_iter().chain(flags).collect()
+    file.clone().into_iter().chain(flags.iter().cloned()).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use slsml_cloudrun::{RevisionMetrics, ServiceTarget};
 use slsml_lambda::{AliasTarget, VersionMetrics};
 use slsml_release::journal::Probed;
-use slsml_release::ports::{LogLine, Metrics, Observed, PortError, Target, Token};
+use slsml_release::ports::{LogLine, LogQuery, Metrics, Observed, PortError, Target, Token};
 use slsml_release::{Counts, Measure, Revision, Split};
 
 use crate::failure::Failure;
@@ -116,11 +116,11 @@ impl AnyTarget {
         })
     }
 
-    /// The newest lines that revisions printed since a point in time, the oldest first.
-    pub(crate) async fn logs(&self, from: Duration, most: usize) -> Result<Vec<LogLine>, Failure> {
+    /// Lines that revisions printed, the oldest first.
+    pub(crate) async fn logs(&self, query: &LogQuery<'_>) -> Result<Vec<LogLine>, Failure> {
         Ok(match self {
-            Self::Alias(target) => target.logs(from, most).await?,
-            Self::Service(target) => target.logs(from, most).await?,
+            Self::Alias(target) => target.logs(query).await?,
+            Self::Service(target) => target.logs(query).await?,
         })
     }
 

@@ -148,11 +148,14 @@ class LocalCloud:
 
     def image(self, version, name):
         """Packages one of the example's versions as an image; the artifact's folder."""
-        models = HERE.parent.parent / "examples" / "digits" / "models"
-        out = self.directory.parent / f"image-{version}"
+        return self.image_of(f"examples/digits/models/{version}.onnx", name, f"image-{version}")
+
+    def image_of(self, model, name, folder, *more):
+        """Packages a model of the checkout as an image; the artifact's folder."""
+        out = self.directory.parent / folder
         subprocess.run(
-            [self.executable, "--json", "package", str(models / f"{version}.onnx"), "--name", name,
-             "--target", "cloudrun", "--runtime", os.environ["SLSML_SERVER"], "--out", str(out)],
+            [self.executable, "--json", "package", str(HERE.parent.parent / model), "--name", name,
+             "--target", "cloudrun", "--runtime", os.environ["SLSML_SERVER"], "--out", str(out), *more],
             check=True, stdout=subprocess.DEVNULL, timeout=120,
         )
         return out / name

@@ -1,19 +1,24 @@
 """The local Cloud Run, driven by Google's own client and by slsml; every message is checked against Google's
 discovery document."""
+import concurrent.futures
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
 
 import googleapiclient
 import jsonschema
+import numpy as np
 import pathlib
 import pytest
+import tritonclient.grpc
 from google.api_core import exceptions
 from google.cloud import run_v2
 from google.cloud.run_v2.services.revisions.transports import RevisionsRestTransport
 from google.cloud.run_v2.services.services.transports import ServicesRestTransport
 from google.oauth2.credentials import Credentials
+from tritonclient.utils import InferenceServerException
 
 import helpers
 
@@ -230,6 +235,43 @@ def test_instances_stop_when_nobody_asks_and_start_again(tmp_path):
 
 
 # ---------------------------------------------------------------- messages
+
+
+@pytest.mark.parametrize("index, outcome", [(99, "rolled_back"), (9, "promoted")])
+def test_grpc_requests_that_fail_are_evidence_against_a_candidate(tmp_path, index, outcome):
+    """To HTTP they are answered with 200: the container's log tells of them, and a metric counts that."""
+    cloud = helpers.LocalCloud(tmp_path / "state")
+    try:
+        cloud.up(0)
+        images = [
+            str(cloud.image_of("tests/fixtures/lookup.onnx", "lookup", version, "--image-version", version))
+            for version in ["1.0.0", "2.0.0"]
+        ]
+        cloud.slsml("deploy", "cloudrun", "--artifact", images[0], "--public", "--strategy", "all-at-once")
+        url = cloud.slsml("status", "--service", "lookup")["address"].removeprefix("http://")
+        client = tritonclient.grpc.InferenceServerClient(url)
+        asked = tritonclient.grpc.InferInput("index", [1], "INT64")
+        asked.set_data_from_numpy(np.array([index], np.int64))
+        over = threading.Event()
+
+        def ask():
+            while not over.is_set():
+                try:
+                    client.infer("lookup", [asked])
+                except InferenceServerException as refused:
+                    assert "out of" in str(refused) or "bound" in str(refused), refused
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(ask)
+            released = cloud.slsml(
+                "deploy", "cloudrun", "--artifact", images[1], "--strategy", "canary", "--steps", "50", "--bake", "2s",
+                "--warm-up", "0", "--max-error-rate", "0.05", code={"promoted": 0, "rolled_back": 5}[outcome],
+            )
+            over.set()
+            asking.result(timeout=30)
+        assert released["outcome"] == outcome, released
+    finally:
+        cloud.down()
 
 
 def strict(schemas):

@@ -343,7 +343,7 @@ def test_the_models_answer_is_in_the_log_and_counted_whatever_the_protocol(folde
     digits = {str(answer.as_numpy("probabilities")[0].argmax()) for answer in answers}
     text = urllib.request.urlopen(f"http://{server.address}/metrics").read().decode()
     lines, _ = server.stop()
-    told = [line["slsml"]["prediction"] for line in lines if "slsml" in line]
+    told = [line["slsml"]["answer"] for line in lines if "slsml" in line]
     assert len(told) == 2 and set(told) == digits, (told, digits)
     for line in lines:
         if "slsml" in line:

@@ -535,7 +535,7 @@ async fn a_candidate_that_predicts_differently_is_rolled_back_for_it() {
     let check = [&check[..], &["--check", "outputs <= stable + 0.15"]].concat();
     let plan = ["plan", "cloudrun", "--artifact", &*cloud.images[1].to_string_lossy()];
     let (_, plan) = cloud.local.json(&[&plan[..], &check].concat()).unwrap();
-    assert_eq!(plan["counts_outputs_anew"], true, "{plan}");
+    assert_eq!(plan["counts_answers_anew"], true, "{plan}");
     let traffic = cloud.traffic(1);
     let dir = cloud.local.dir().to_string_lossy().into_owned();
     let blank = ["local", "fault", "version", "digits", &*revision, "--blank-rate", "1"];
@@ -565,7 +565,7 @@ async fn what_containers_print_is_shown_by_revision() {
         assert_eq!(line["severity"], "INFO");
         let text = line["text"].as_str().unwrap();
         assert!(text.starts_with("POST /v2/models/digits/infer 200 "), "{text}");
-        assert!(text.contains(r#"{"slsml":{"prediction":""#), "{text}");
+        assert!(text.contains(r#"{"slsml":{"answer":""#), "{text}");
     }
     let times: Vec<_> = lines.iter().map(|line| line["time"].as_str().unwrap()).collect();
     assert!(times.is_sorted(), "{times:?}");

@@ -29,7 +29,7 @@ async fn connect(
 
 /// Whom the last release released, and whom to go back to.
 async fn needed(engine: &Engine) -> Result<Vec<Revision>, Failure> {
-    check_undivided(engine).await?;
+    check_undivided(engine).await.map_err(|failure| failure.about(&engine.site.whole()))?;
     let Some(name) = engine.latest().await? else { return Ok(Vec::new()) };
     let state = release::open(engine, &name).await?.state;
     Ok(state.stable.into_iter().chain([state.candidate]).collect())

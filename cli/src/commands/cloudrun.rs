@@ -3,8 +3,8 @@
 
 use serde_json::json;
 use slsml_cloudrun::{
-    Change, Google, Layout, Progress, Repository, ServiceSpec, ServiceTarget, changes,
-    count_outputs, counts_outputs, ensure,
+    ANSWERS, Change, CloudRunError, Google, Layout, Progress, Repository, ServiceSpec,
+    ServiceTarget, changes, count_answers, counts_answers, ensure,
 };
 use slsml_package::{Arch, Artifact};
 use slsml_release::{Measure, Strategy, Weight, check_metrics};
@@ -40,10 +40,7 @@ pub(crate) async fn run(
     let deployment = prepare(settings, args).await?;
     let Deployment { layout, repository, tags, spec, google, prepared, .. } = deployment;
     push::bring(&layout, &repository, &tags, None, printer).await?;
-    if prepared.lacks_outputs(&google).await? {
-        let _step = printer.step("Having the model's answers counted from its log");
-        count_outputs(&google).await?;
-    }
+    prepared.count_answers(&google, printer).await?;
     let ensured = {
         let mut step = printer.step(&format!("Comparing {} with the artifact", spec.name));
         ensure(&google, &spec, |progress| {
@@ -95,13 +92,13 @@ pub(crate) async fn plan(
         false => deploy::steps(&prepared, revision.as_ref()),
     };
     let observed = &prepared.observed;
-    let uncounted = prepared.lacks_outputs(&google).await?;
+    let uncounted = prepared.lacks_answers(&google).await?;
     let value = json!({
         "service": spec.name,
         "image": spec.image,
         "split": observed.split,
         "changes": changes,
-        "counts_outputs_anew": uncounted,
+        "counts_answers_anew": uncounted,
         "version": revision,
         "steps": steps,
         "strategy": prepared.strategy,
@@ -165,10 +162,42 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
 }
 
 impl Prepared {
-    /// Whether a check is on the model's answers and nothing counts them yet.
-    async fn lacks_outputs(&self, google: &Google) -> Result<bool, Failure> {
-        let asks = self.strategy.measures().into_iter().any(|one| one == Measure::Outputs);
-        Ok(asks && !counts_outputs(google).await?)
+    fn asks(&self, measure: &Measure) -> bool {
+        self.strategy.measures().iter().any(|one| one == measure)
+    }
+
+    /// Whether a check needs what the log says of answers, and nothing counts that yet.
+    async fn lacks_answers(&self, google: &Google) -> Result<bool, Failure> {
+        if !self.asks(&Measure::Outputs) && !self.asks(&Measure::Errors) {
+            return Ok(false);
+        }
+        match counts_answers(google).await {
+            Err(CloudRunError::Refused { status: 403, .. }) if !self.asks(&Measure::Outputs) => {
+                Ok(true)
+            }
+            other => Ok(!other?),
+        }
+    }
+
+    /// Has answers counted that a check needs. Whoever may not create the metric releases without the
+    /// failures of gRPC requests, and is told so; a check on outputs has nothing without it.
+    async fn count_answers(&self, google: &Google, printer: &Printer) -> Result<(), Failure> {
+        if !self.lacks_answers(google).await? {
+            return Ok(());
+        }
+        let _step = printer.step("Having the model's answers counted from its log");
+        match count_answers(google).await {
+            Err(error @ CloudRunError::Refused { status: 403, .. })
+                if !self.asks(&Measure::Outputs) =>
+            {
+                printer.note(&format!(
+                    "Failures of gRPC requests are not counted: {error}. Whoever has \
+                     roles/logging.configWriter can create the log-based metric {ANSWERS} once."
+                ));
+                Ok(())
+            }
+            other => Ok(other?),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ pub use api::{Connect, Google};
 pub use credentials::{Credentials, credentials};
 pub use error::CloudRunError;
 pub use layout::Layout;
-pub use logs::{count_outputs, counts_outputs};
+pub use logs::{ANSWERS, count_answers, counts_answers};
 pub use metrics::RevisionMetrics;
 pub use push::{Fate, Push, Pushed, PushedBlob, Repository, push};
 pub use service::{Change, Egress, Ensured, Ingress, Progress, ServiceSpec, Vpc, changes, ensure};

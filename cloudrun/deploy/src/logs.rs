@@ -6,33 +6,43 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use slsml_release::ports::LogLine;
+use slsml_release::ports::{LogLine, LogQuery};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::{CloudRunError, Google, ServiceTarget};
+use crate::{CloudRunError, Google, ServiceTarget, service};
 
 /// The log-based metric's name: its filter and its label are slsml's own.
-const METRIC: &str = "slsml_predictions";
+pub const ANSWERS: &str = "slsml_answers";
 
 /// The metric's name in Cloud Monitoring.
-pub(crate) const METRIC_TYPE: &str = "logging.googleapis.com/user/slsml_predictions";
+pub(crate) const METRIC_TYPE: &str = "logging.googleapis.com/user/slsml_answers";
 
-/// The metric's label: the class or range of an answer, counted from 0.
-pub(crate) const LABEL: &str = "prediction";
+/// The metric's label: the class or range of an answer, counted from 0, or [`FAILED`].
+pub(crate) const LABEL: &str = "answer";
+
+/// What a gRPC request has there that failed: its HTTP status is 200.
+pub(crate) const FAILED: &str = "failed";
 
 impl ServiceTarget {
-    /// The newest lines since a point in time, at most so many, the oldest first.
-    pub async fn logs(&self, from: Duration, most: usize) -> Result<Vec<LogLine>, CloudRunError> {
-        let google = &self.google;
-        let from = OffsetDateTime::from_unix_timestamp_nanos(from.as_nanos().cast_signed());
+    /// Lines of containers, the oldest first.
+    pub async fn logs(&self, query: &LogQuery<'_>) -> Result<Vec<LogLine>, CloudRunError> {
+        let (google, most) = (&self.google, query.most);
+        let from = OffsetDateTime::from_unix_timestamp_nanos(query.from.as_nanos().cast_signed());
         let from = from.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default();
-        let filter = format!(
-            "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"{}\" AND \
-             resource.labels.location=\"{}\" AND timestamp>=\"{from}\"",
+        // Google's own lines about requests and changes have other logs.
+        let mut filter = format!(
+            "resource.type=\"cloud_run_revision\" AND logName:\"run.googleapis.com%2Fstd\" AND \
+             resource.labels.service_name=\"{}\" AND resource.labels.location=\"{}\" AND \
+             timestamp>=\"{from}\"",
             self.service,
             google.region(),
         );
+        if let Some(revision) = query.revision.filter(|name| is_name(name)) {
+            filter.push_str(&format!(" AND resource.labels.revision_name=\"{revision}\""));
+        } else if query.revision.is_some() {
+            return Ok(Vec::new());
+        }
         let mut body = json!({
             "resourceNames": [format!("projects/{}", google.project())],
             "filter": filter,
@@ -52,8 +62,16 @@ impl ServiceTarget {
                 None => break,
             }
         }
+        if lines.is_empty() {
+            service::existing(google, &self.service).await?;
+        }
         Ok(lines.into())
     }
+}
+
+/// Whether a revision may have that name: others could say something else in a filter.
+fn is_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn line(entry: &Value) -> Result<LogLine, CloudRunError> {
@@ -96,10 +114,10 @@ fn said(entry: &Value) -> String {
 /// The metric as it is to be.
 fn wanted() -> Value {
     json!({
-        "name": METRIC,
+        "name": ANSWERS,
         "description": "Answers of models that slsml serves, by their class or range",
-        "filter": "resource.type=\"cloud_run_revision\" AND jsonPayload.slsml.prediction:*",
-        "labelExtractors": { LABEL: "EXTRACT(jsonPayload.slsml.prediction)" },
+        "filter": "resource.type=\"cloud_run_revision\" AND jsonPayload.slsml.answer:*",
+        "labelExtractors": { LABEL: "EXTRACT(jsonPayload.slsml.answer)" },
         "metricDescriptor": {
             "metricKind": "DELTA",
             "valueType": "INT64",
@@ -110,8 +128,8 @@ fn wanted() -> Value {
 }
 
 /// Whether answers of models are counted in this project.
-pub async fn counts_outputs(google: &Google) -> Result<bool, CloudRunError> {
-    let url = google.logging_url(&format!("projects/{}/metrics/{METRIC}", google.project()));
+pub async fn counts_answers(google: &Google) -> Result<bool, CloudRunError> {
+    let url = google.logging_url(&format!("projects/{}/metrics/{ANSWERS}", google.project()));
     let found = match google.call("GetLogMetric", Method::GET, &url, &[], None).await {
         Err(error) if error.is_not_found() => return Ok(false),
         other => other?,
@@ -120,14 +138,14 @@ pub async fn counts_outputs(google: &Google) -> Result<bool, CloudRunError> {
     match same && found["disabled"] != true {
         true => Ok(true),
         false => Err(CloudRunError::Failed {
-            what: format!("reading the log-based metric {METRIC}"),
+            what: format!("reading the log-based metric {ANSWERS}"),
             reason: "somebody changed or disabled it, and it counts something else now".into(),
         }),
     }
 }
 
 /// Has answers of models counted from now on.
-pub async fn count_outputs(google: &Google) -> Result<(), CloudRunError> {
+pub async fn count_answers(google: &Google) -> Result<(), CloudRunError> {
     let url = google.logging_url(&format!("projects/{}/metrics", google.project()));
     match google.call("CreateLogMetric", Method::POST, &url, &[], Some(&wanted())).await {
         // Somebody else was faster, or the answer was lost.
@@ -144,11 +162,8 @@ mod tests {
     fn an_entry_is_a_line() {
         let request = json!({ "requestMethod": "POST", "requestUrl": "/v2/models/m/infer", "status": 200, "latency": "0.001s" });
         let access =
-            json!({ "httpRequest": request, "jsonPayload": { "slsml": { "prediction": "3" } } });
-        assert_eq!(
-            said(&access),
-            r#"POST /v2/models/m/infer 200 0.001s {"slsml":{"prediction":"3"}}"#
-        );
+            json!({ "httpRequest": request, "jsonPayload": { "slsml": { "answer": "3" } } });
+        assert_eq!(said(&access), r#"POST /v2/models/m/infer 200 0.001s {"slsml":{"answer":"3"}}"#);
         assert_eq!(said(&json!({ "textPayload": "ready\n" })), "ready");
         let failed = json!({ "jsonPayload": { "message": "cannot", "error": "why" } });
         assert_eq!(said(&failed), r#"cannot {"error":"why"}"#);

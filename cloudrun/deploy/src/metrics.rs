@@ -5,7 +5,8 @@
 //! a limit. Two metrics could be late at different times, and half a truth would be a wrong one.
 //!
 //! What the model answered is counted by a metric of its own, from the container's log. Shares of
-//! classes are shares of what it counted, so that it need not agree with the requests.
+//! classes are shares of what it counted, so that it need not agree with the requests. gRPC requests
+//! that failed are in it, too: the other metric takes them for answered, since their HTTP status is 200.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use slsml_release::{Counts, Latency, Measure, OUTPUTS, Revision};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::logs::{LABEL, METRIC_TYPE};
+use crate::logs::{FAILED, LABEL, METRIC_TYPE};
 use crate::{CloudRunError, Google};
 
 const LIST: &str = "ListTimeSeries";
@@ -60,23 +61,35 @@ impl RevisionMetrics {
             Ok(())
         };
         self.series(METRIC, revision, interval, each).await?;
+        let asks = |measure| measures.contains(&measure);
+        let answers = match asks(Measure::Errors) || asks(Measure::Outputs) {
+            true => self.answers(revision, interval).await?,
+            false => Answers::default(),
+        };
+        // Each metric has its own delay: there are no more failures than requests.
+        found.failed = (found.failed + answers.failed).min(found.requests);
         let mut counts = found.counts(measures);
-        if measures.contains(&Measure::Outputs) {
-            counts.outputs = self.outputs(revision, interval).await?;
+        if asks(Measure::Outputs) {
+            counts.outputs = answers.outputs;
         }
         Ok(counts)
     }
 
-    /// How many answers of each class or range there were.
-    async fn outputs(
+    /// How many answers of each class or range there were, and how many failed unseen.
+    async fn answers(
         &self,
         revision: &str,
         interval: (u64, u64),
-    ) -> Result<Vec<u64>, CloudRunError> {
+    ) -> Result<Answers, CloudRunError> {
+        let mut failed = 0;
         let mut outputs = vec![0; usize::from(OUTPUTS)];
         let each = |series: &Value| {
             let class = series["metric"]["labels"][LABEL].as_str().unwrap_or_default();
-            if let Some(count) = class.parse().ok().and_then(|at: usize| outputs.get_mut(at)) {
+            let counted = match class == FAILED {
+                true => Some(&mut failed),
+                false => class.parse().ok().and_then(|at: usize| outputs.get_mut(at)),
+            };
+            if let Some(count) = counted {
                 let points = series["points"].as_array().into_iter().flatten();
                 *count += points.map(|point| number(&point["value"]["int64Value"])).sum::<u64>();
             }
@@ -84,12 +97,12 @@ impl RevisionMetrics {
         };
         match self.series(METRIC_TYPE, revision, interval, each).await {
             // Nothing was counted yet: Monitoring knows a metric from its first value on.
-            Err(error) if error.is_not_found() => return Ok(Vec::new()),
+            Err(error) if error.is_not_found() => return Ok(Answers::default()),
             other => other?,
         }
         let used = outputs.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1);
         outputs.truncate(used);
-        Ok(outputs)
+        Ok(Answers { outputs, failed })
     }
 
     /// The series of a metric for one revision, in whole periods of an interval.
@@ -150,6 +163,15 @@ fn check_whole(page: &Value) -> Result<(), CloudRunError> {
 /// A count, which JSON has as a text.
 fn number(value: &Value) -> u64 {
     value.as_u64().or_else(|| value.as_str()?.parse::<u64>().ok()).unwrap_or(0)
+}
+
+/// What the container's log says of requests.
+#[derive(Debug, Default)]
+struct Answers {
+    /// Answers of each class or range.
+    outputs: Vec<u64>,
+    /// gRPC requests that failed.
+    failed: u64,
 }
 
 /// Requests by how long they took: upper bounds in milliseconds and how many.

@@ -49,7 +49,7 @@ pub(crate) fn is_same(one: &Value, other: &Value) -> bool {
 }
 
 /// What a revision has of the template it was made from.
-const OF_A_REVISION: [&str; 13] = [
+const OF_A_REVISION: [&str; 20] = [
     "annotations",
     "labels",
     "scaling",
@@ -62,7 +62,14 @@ const OF_A_REVISION: [&str; 13] = [
     "maxInstanceRequestConcurrency",
     "sessionAffinity",
     "encryptionKey",
+    "encryptionKeyRevocationAction",
+    "encryptionKeyShutdownDuration",
     "nodeSelector",
+    "gpuZonalRedundancyDisabled",
+    "serviceMesh",
+    "sandboxes",
+    "ambientNetworking",
+    "workloadIdentityConfig",
 ];
 
 /// Whether a revision is what a template would make.
@@ -157,7 +164,12 @@ fn vpc(vpc: &Vpc, template: &mut Value) {
         if access["networkInterfaces"][0].is_null() {
             access["networkInterfaces"] = json!([{}]);
         }
-        access["networkInterfaces"][0][name] = json!(value);
+        let interface = &mut access["networkInterfaces"][0];
+        if name == "network" && interface[name] != json!(value) {
+            // A subnet is one of its network.
+            remove(interface, "subnetwork");
+        }
+        interface[name] = json!(value);
     }
     if let Some(egress) = vpc.egress {
         template["vpcAccess"]["egress"] = json!(egress.wire());

@@ -41,6 +41,11 @@ struct Trust {
 }
 
 impl Trust {
+    /// Whether one of them was once not the same.
+    fn is_broken(&self, mut pairs: impl Iterator<Item = Pair>) -> bool {
+        pairs.any(|pair| self.alike.get(&pair) == Some(&None))
+    }
+
     fn way(&mut self, pairs: &[Pair]) -> Way {
         let alike = |pair: &Pair| self.alike.get(pair).copied().unwrap_or(Some(0));
         match pairs.iter().map(alike).min().flatten() {
@@ -70,14 +75,16 @@ type Answer = Result<Vec<Tensor>, RunError>;
 
 impl Batches {
     pub(crate) fn of(model: &Model, most: usize) -> Batches {
-        let most = if model.header().independent_rows { most } else { 1 };
+        let most = if model.has_independent_rows() { most } else { 1 };
         Batches { most, trust: Mutex::default() }
     }
 
     /// Whether one more can run with those.
     pub(crate) fn fits(&self, jobs: &[Job], next: &Job) -> bool {
-        let rows = jobs.iter().map(rows).sum::<usize>() + rows(next);
-        rows <= self.most && jobs.first().is_some_and(|first| alike(first, next))
+        let all = jobs.iter().map(rows).sum::<usize>() + rows(next);
+        all <= self.most
+            && jobs.first().is_some_and(|first| alike(first, next))
+            && !self.trust().is_broken(jobs.iter().chain([next]).map(|job| (rows(job), all)))
     }
 
     /// Runs them, together where that is trusted; an answer for each, in their order. One that
@@ -101,8 +108,10 @@ impl Batches {
         if way != Way::Alone && alone.iter().all(Result::is_ok) {
             let mut trust = self.trust();
             for (at, (pair, answer)) in pairs.into_iter().zip(&alone).enumerate() {
-                let same =
-                    together.as_ref().is_some_and(|all| answer.as_ref().ok() == Some(&all[at]));
+                let same = together
+                    .as_ref()
+                    .zip(answer.as_ref().ok())
+                    .is_some_and(|(all, alone)| are_identical(&all[at], alone));
                 if !same && trust.alike.get(&pair) != Some(&None) {
                     let (own, all) = pair;
                     log::error(
@@ -120,6 +129,11 @@ impl Batches {
     fn trust(&self) -> std::sync::MutexGuard<'_, Trust> {
         self.trust.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn are_identical(some: &[Tensor], others: &[Tensor]) -> bool {
+    some.len() == others.len()
+        && some.iter().zip(others).all(|(one, other)| one.is_identical(other))
 }
 
 fn rows(job: &Job) -> usize {

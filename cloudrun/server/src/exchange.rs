@@ -51,6 +51,12 @@ impl Ended<'_> {
     pub(crate) fn prediction(&self) -> Option<u8> {
         self.extensions.get().map(|Prediction(bin)| *bin)
     }
+
+    /// Whether it failed here and HTTP does not tell: gRPC's errors have the status 200. A method that
+    /// does not exist is its caller's fault.
+    pub(crate) fn failed_unseen(&self) -> bool {
+        self.protocol == "grpc" && self.status >= 500 && self.status != 501
+    }
 }
 
 impl Exchange {

@@ -103,9 +103,10 @@ impl Access<'_> {
                 "latency": format!("{:.6}s", self.latency.as_secs_f64()),
             },
         });
-        // A log-based metric counts these: a release's checks on outputs read it.
-        if let Some(bin) = ended.prediction() {
-            line["slsml"] = json!({ "prediction": bin.to_string() });
+        // A log-based metric counts these (cloudrun/deploy's `logs`): a release's checks read it.
+        let failed = || ended.failed_unseen().then(|| "failed".to_owned());
+        if let Some(answer) = ended.prediction().map(|bin| bin.to_string()).or_else(failed) {
+            line["slsml"] = json!({ "answer": answer });
         }
         if let Some(error) = ended.error {
             line["message"] = json!(error);

@@ -125,6 +125,13 @@ impl Model {
         &self.header.signature
     }
 
+    /// Whether every row along the first dimension of the outputs depends on nothing but that row of the
+    /// inputs, and has the same bits among others as alone, so that requests may run together.
+    pub fn has_independent_rows(&self) -> bool {
+        // The file says it, and is not believed where it cannot be.
+        self.header.independent_rows && self.signature().has_rows()
+    }
+
     /// What is known of the model's making.
     pub fn header(&self) -> &Header {
         &self.header

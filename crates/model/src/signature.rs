@@ -24,6 +24,19 @@ impl Signature {
         self.inputs.iter().map(|spec| spec.zeros(limit)).collect()
     }
 
+    /// Whether every tensor has the same named dimension first, and nowhere else: its rows.
+    pub(crate) fn has_rows(&self) -> bool {
+        let Some(Some(Dim::Named(rows))) = self.inputs.first().map(|spec| spec.shape.first())
+        else {
+            return false;
+        };
+        let is_rows = |dim: &Dim| matches!(dim, Dim::Named(name) if name == rows);
+        self.inputs.iter().chain(&self.outputs).all(|spec| {
+            let mut dims = spec.shape.iter();
+            dims.next().is_some_and(is_rows) && !dims.any(is_rows)
+        })
+    }
+
     /// How many elements the inputs have, named dimensions one long.
     pub(crate) fn input_elements(&self) -> usize {
         let elements = self.inputs.iter().map(TensorSpec::least_elements);
@@ -111,5 +124,33 @@ impl fmt::Display for TensorSpec {
             write!(f, "{dim}")?;
         }
         f.write_str("]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(shape: &[Dim]) -> TensorSpec {
+        TensorSpec { name: "x".into(), datatype: Datatype::Fp32, shape: shape.to_vec() }
+    }
+
+    #[test]
+    fn rows_are_a_named_first_dimension_that_all_tensors_share() {
+        let (rows, other, fixed) =
+            (Dim::Named("rows".into()), Dim::Named("other".into()), Dim::Fixed(3));
+        let has_rows = |inputs: &[&[Dim]], outputs: &[&[Dim]]| {
+            let specs = |all: &[&[Dim]]| all.iter().map(|shape| spec(shape)).collect();
+            Signature { inputs: specs(inputs), outputs: specs(outputs) }.has_rows()
+        };
+        let row = [rows.clone(), fixed.clone()];
+        assert!(has_rows(&[&row, std::slice::from_ref(&rows)], &[&row]));
+        assert!(!has_rows(&[], &[]), "nothing comes in");
+        assert!(!has_rows(&[&[]], &[&row]), "a scalar comes in");
+        assert!(!has_rows(&[&row, &[]], &[&row]), "so does a scalar");
+        assert!(!has_rows(&[&row], &[std::slice::from_ref(&fixed)]));
+        assert!(!has_rows(&[&row], &[&[other]]));
+        assert!(!has_rows(&[&[rows.clone(), rows.clone()]], &[&row]));
+        assert!(!has_rows(&[&[fixed]], &[&row]));
     }
 }

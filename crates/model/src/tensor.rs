@@ -149,6 +149,26 @@ pub struct ShapeMismatch {
 }
 
 impl Tensor {
+    /// Whether another has the same elements, bit for bit; what is no number is alike.
+    pub fn is_identical(&self, other: &Tensor) -> bool {
+        fn alike<T: Copy>(one: &[T], other: &[T], same: impl Fn(T, T) -> bool) -> bool {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(*one, *other))
+        }
+        self.shape == other.shape
+            && match (&self.data, &other.data) {
+                (Data::Fp16(one), Data::Fp16(other)) => alike(one, other, |one, other| {
+                    one.to_bits() == other.to_bits() || one.is_nan() && other.is_nan()
+                }),
+                (Data::Fp32(one), Data::Fp32(other)) => alike(one, other, |one, other| {
+                    one.to_bits() == other.to_bits() || one.is_nan() && other.is_nan()
+                }),
+                (Data::Fp64(one), Data::Fp64(other)) => alike(one, other, |one, other| {
+                    one.to_bits() == other.to_bits() || one.is_nan() && other.is_nan()
+                }),
+                (one, other) => one == other,
+            }
+    }
+
     /// A tensor, if `data` fills `shape` exactly. A shape whose product overflows is refused.
     pub fn new(shape: Vec<usize>, data: Data) -> Result<Tensor, ShapeMismatch> {
         let volume = shape.iter().try_fold(1usize, |all, dim| all.checked_mul(*dim));
@@ -296,5 +316,21 @@ mod tests {
             let back = Tensor::from_tract(&tensor.clone().into_tract().unwrap()).unwrap();
             assert_eq!(back, tensor);
         }
+    }
+
+    #[test]
+    fn identical_tensors_have_the_same_bits_but_for_what_is_no_number() {
+        let tensor = |numbers: &[f32]| {
+            Tensor::new(vec![numbers.len()], Data::Fp32(numbers.to_vec())).unwrap()
+        };
+        let other_nan = f32::from_bits(f32::NAN.to_bits() | 1);
+        assert!(tensor(&[1.0, f32::NAN]).is_identical(&tensor(&[1.0, other_nan])));
+        assert!(!tensor(&[0.0]).is_identical(&tensor(&[-0.0])));
+        assert!(!tensor(&[1.0]).is_identical(&tensor(&[1.0, 2.0])));
+        let labels = |numbers: &[i64]| {
+            Tensor::new(vec![numbers.len()], Data::Int64(numbers.to_vec())).unwrap()
+        };
+        assert!(labels(&[3]).is_identical(&labels(&[3])));
+        assert!(!labels(&[3]).is_identical(&tensor(&[3.0])));
     }
 }

@@ -22,7 +22,7 @@ fn text(parts: &ImageParts<'_>) -> String {
     format!(
         "FROM scratch AS program\n\
          {declared}\
-         COPY --chmod=755 {from}/{SERVER} /{SERVER}\n\
+         COPY {from}/{SERVER} /{SERVER}\n\
          \n\
          FROM scratch AS model\n\
          COPY {MODEL_FOLDER} /{MODEL_FOLDER}\n\

@@ -131,9 +131,8 @@ pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact,
         entries: entries.iter().map(&mut record).collect::<Result<_, _>>()?,
     };
     budget::check(&lambda, &from.budgets)?;
-    create(folder)?;
+    let artifact = Artifact { lambda: Some(lambda), ..record_in(folder, from, &model_sha256)? };
     write_whole(&folder.join(ZIP_FILE), &bytes)?;
-    let artifact = Artifact { lambda: Some(lambda), ..artifact(folder, from, model_sha256) };
     write_record(folder, &artifact)?;
     Ok(artifact)
 }
@@ -161,21 +160,19 @@ pub fn package_image(
         modified: from.modified,
     };
     let made = make_image(&parts)?;
+    let artifact =
+        Artifact { image: Some(made.image.clone()), ..record_in(folder, from, &model_sha256)? };
     // First what may fail: an image that is in its folder and not in the record is of no use.
     if let Some(path) = also.docker_archive {
         write_whole(path, &made.docker_archive(from.name, from.modified)?)?;
     }
-    create(folder)?;
-    match also.dockerfile {
-        true => replace(folder, DOCKERFILE_FOLDER, |place| dockerfile::write(&parts, place))?,
-        // One of another model would be built by mistake.
-        false => remove(&folder.join(DOCKERFILE_FOLDER))?,
+    if also.dockerfile {
+        replace(folder, DOCKERFILE_FOLDER, |place| dockerfile::write(&parts, place))?;
     }
     replace(folder, IMAGE_FOLDER, |place| {
         write_layout(&made, place)
             .map_err(|source| WriteError::Io { path: place.to_owned(), source })
     })?;
-    let artifact = Artifact { image: Some(made.image), ..artifact(folder, from, model_sha256) };
     write_record(folder, &artifact)?;
     Ok(artifact)
 }
@@ -220,14 +217,20 @@ fn manifest(from: &Ingredients<'_>) -> Result<(String, Vec<u8>), WriteError> {
     Ok((manifest.model_sha256, json))
 }
 
-/// The record. What was made of the very same model for another target stays in it.
-fn artifact(folder: &Path, from: &Ingredients<'_>, model_sha256: String) -> Artifact {
+/// The record in a folder, which is made. What was made of the very same model for another target stays
+/// in it, and so does a Dockerfile; one of another model would be built by mistake.
+fn record_in(
+    folder: &Path,
+    from: &Ingredients<'_>,
+    model_sha256: &str,
+) -> Result<Artifact, WriteError> {
+    create(folder)?;
     let fresh = Artifact {
         schema: Artifact::schema(),
         name: from.name.into(),
         slsml_version: env!("CARGO_PKG_VERSION").into(),
         model: ModelRecord {
-            sha256: model_sha256,
+            sha256: model_sha256.into(),
             source_sha256: from.header.source_sha256.clone(),
             bytes: from.model.len() as u64,
             signature: from.header.signature.clone(),
@@ -246,8 +249,11 @@ fn artifact(folder: &Path, from: &Ingredients<'_>, model_sha256: String) -> Arti
     let same = |there: &Artifact| what(there) == what(&fresh);
     // One that cannot be read is replaced.
     match Artifact::read(folder).ok().filter(same) {
-        Some(Artifact { lambda, image, .. }) => Artifact { lambda, image, ..fresh },
-        None => fresh,
+        Some(Artifact { lambda, image, .. }) => Ok(Artifact { lambda, image, ..fresh }),
+        None => {
+            remove(&folder.join(DOCKERFILE_FOLDER))?;
+            Ok(fresh)
+        }
     }
 }
 

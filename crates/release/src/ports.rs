@@ -24,6 +24,17 @@ pub struct Observed {
     pub token: Option<Token>,
 }
 
+/// Which lines are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct LogQuery<'a> {
+    /// Since when, since the Unix epoch.
+    pub from: Duration,
+    /// The newest, at most so many.
+    pub most: usize,
+    /// Of this revision only.
+    pub revision: Option<&'a str>,
+}
+
 /// A line a revision printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLine {

@@ -63,8 +63,12 @@ fn term(text: &str) -> GoogleResult<Term> {
     let found = RELATIONS.iter().find(|(sign, _)| rest.starts_with(sign)).ok_or_else(refuse)?;
     let value = rest[found.0.len()..].trim();
     let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+    let is_bare = quoted.is_none();
     let value = quoted.unwrap_or(value);
-    if path.is_empty() || value.is_empty() || value.contains(['"', '(', ')']) {
+    // A space in what is not quoted begins an OR, or a second term.
+    let is_more = value.contains(['"', '(', ')']) || is_bare && value.contains(' ');
+    let is_unknown = path.ends_with("severity") && !SEVERITIES.contains(&value);
+    if path.is_empty() || value.is_empty() || is_more || is_unknown {
         return Err(refuse());
     }
     let path = path.split('.').map(str::to_owned).collect();
@@ -120,7 +124,7 @@ mod tests {
             "severity": "ERROR",
             "timestamp": "2026-11-23T10:00:00.500Z",
             "resource": { "type": "cloud_run_revision", "labels": { "service_name": "digits" } },
-            "jsonPayload": { "slsml": { "prediction": "3" }, "count": 12 },
+            "jsonPayload": { "slsml": { "answer": "3" }, "count": 12 },
         });
         for (filter, holds) in [
             ("", true),
@@ -129,7 +133,7 @@ mod tests {
             ("severity>ERROR", false),
             (r#"timestamp>="2026-11-23T10:00:00Z""#, true),
             (r#"timestamp>"2026-11-23T10:00:00.5Z""#, false),
-            ("jsonPayload.slsml.prediction:*", true),
+            ("jsonPayload.slsml.answer:*", true),
             ("jsonPayload.slsml.other:*", false),
             ("jsonPayload.count<=12\njsonPayload.count<13", true),
             ("jsonPayload.count>9", true),

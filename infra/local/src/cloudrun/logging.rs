@@ -302,9 +302,9 @@ mod tests {
         let note = entry(r#"{"severity":"INFO","message":"ready"}"#);
         assert_eq!((&note["severity"], &note["textPayload"]), (&json!("INFO"), &json!("ready")));
         let access =
-            entry(r#"{"severity":"INFO","httpRequest":{"status":200},"slsml":{"prediction":"3"}}"#);
+            entry(r#"{"severity":"INFO","httpRequest":{"status":200},"slsml":{"answer":"3"}}"#);
         assert_eq!(access["httpRequest"]["status"], 200);
-        assert_eq!(access["jsonPayload"], json!({ "slsml": { "prediction": "3" } }));
-        assert_eq!(extracted("EXTRACT(jsonPayload.slsml.prediction)", &access), "3");
+        assert_eq!(access["jsonPayload"], json!({ "slsml": { "answer": "3" } }));
+        assert_eq!(extracted("EXTRACT(jsonPayload.slsml.answer)", &access), "3");
     }
 }
