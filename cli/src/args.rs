@@ -676,6 +676,14 @@ pub(crate) struct LocalDir {
     pub(crate) dir: Option<PathBuf>,
 }
 
+/// What runs containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ContainersName {
+    Auto,
+    Podman,
+    Process,
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct LocalUp {
     #[command(flatten)]
@@ -692,6 +700,9 @@ pub(crate) struct LocalUp {
     /// How many requests may run at once in the account
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub(crate) account_concurrency: u32,
+    /// What runs Cloud Run's containers: podman, sandboxed processes, or podman where it works
+    #[arg(long, value_enum, default_value_t = ContainersName::Auto, value_name = "HOW")]
+    pub(crate) containers: ContainersName,
     /// Write calls of Google's APIs and their answers to a file, a line each
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,

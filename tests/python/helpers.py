@@ -133,8 +133,8 @@ class LocalCloud:
         assert done.returncode == 0, f"{done.args} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done
 
-    def up(self, port=0, *more):
-        self.must("up", "--detach", "--port", str(port), *more)
+    def up(self, port=0, *more, containers="process"):
+        self.must("up", "--detach", "--port", str(port), "--containers", containers, *more)
         return self
 
     def slsml(self, *arguments, code=0):

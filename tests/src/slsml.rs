@@ -109,7 +109,7 @@ impl LocalLambda {
     pub fn start_with(more: &[&str]) -> Result<LocalLambda, Error> {
         let folder = tempfile::Builder::new().prefix("slsml-local-").tempdir()?;
         let dir = folder.path().join("cloud");
-        let args = ["local", "up", "--detach", "--port", "0", "--dir"];
+        let args = ["local", "up", "--detach", "--containers", "process", "--port", "0", "--dir"];
         let (code, value) =
             json(folder.path(), &[&args[..], &[&dir.to_string_lossy()], more].concat())?;
         let endpoint =

@@ -535,7 +535,8 @@ async fn a_candidate_that_predicts_differently_is_rolled_back_for_it() {
     let check = [&check[..], &["--check", "outputs <= stable + 0.15"]].concat();
     let plan = ["plan", "cloudrun", "--artifact", &*cloud.images[1].to_string_lossy()];
     let (_, plan) = cloud.local.json(&[&plan[..], &check].concat()).unwrap();
-    assert_eq!(plan["counts_answers_anew"], true, "{plan}");
+    // The first deployment had errors checked, and so had answers counted.
+    assert_eq!(plan["counts_answers_anew"], false, "{plan}");
     let traffic = cloud.traffic(1);
     let dir = cloud.local.dir().to_string_lossy().into_owned();
     let blank = ["local", "fault", "version", "digits", &*revision, "--blank-rate", "1"];
@@ -571,6 +572,36 @@ async fn what_containers_print_is_shown_by_revision() {
     assert!(times.is_sorted(), "{times:?}");
     let (code, value) = cloud.run(&["logs", "--revision", "another"]);
     assert_eq!((code, &value["lines"]), (0, &json!([])));
+}
+
+#[test]
+fn whoever_may_not_have_answers_counted_deploys_without_unless_a_check_needs_them() {
+    let cloud = Cloud::empty(&[]);
+    let dir = cloud.local.dir().to_string_lossy().into_owned();
+    let image = cloud.images[0].to_string_lossy();
+    let (_, plan) = cloud.local.json(&["plan", "cloudrun", "--artifact", &image]).unwrap();
+    assert_eq!(plan["counts_answers_anew"], true, "{plan}");
+    let deny = ["local", "fault", "api", "--call", "/metrics", "--times", "100", "--kind", "deny"];
+    let (code, value) =
+        json(cloud.local.scratch(), &[&deny[..], &["--dir", &dir]].concat()).unwrap();
+    assert_eq!(code, 0, "{value}");
+    let (code, value) = cloud.deploy(0, &[]);
+    assert_eq!(code, 0, "{value}");
+    let check = [
+        "--strategy",
+        "canary",
+        "--steps",
+        "50",
+        "--bake",
+        "2s",
+        "--deadline",
+        "20s",
+        "--check",
+        "outputs <= stable + 0.15",
+    ];
+    let (code, value) = cloud.deploy(1, &check);
+    assert_eq!(code, 4, "{value}");
+    assert!(value["error"]["message"].as_str().unwrap().contains("LogMetric"), "{value}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,16 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use serde_json::json;
 use slsml_local::{
-    ACCESS_KEY, ApiFault, ApiFaultKind, Faults, Home, Options, REGION, Running, SECRET_KEY,
-    VersionFault,
+    ACCESS_KEY, ApiFault, ApiFaultKind, Containers, Faults, Home, Options, REGION, Running,
+    SECRET_KEY, VersionFault,
 };
 
-use crate::args::{ApiFaultArgs, Fault, FaultKind, Local, LocalUp, VersionFaultArgs};
+use crate::args::{
+    ApiFaultArgs, ContainersName, Fault, FaultKind, Local, LocalUp, VersionFaultArgs,
+};
 use crate::commands::stopped;
 use crate::failure::{Exit, Failure};
 use crate::place::{local_home, not_running, running};
@@ -117,6 +120,16 @@ impl From<FaultKind> for ApiFaultKind {
     }
 }
 
+impl From<ContainersName> for Containers {
+    fn from(name: ContainersName) -> Containers {
+        match name {
+            ContainersName::Auto => Self::Auto,
+            ContainersName::Podman => Self::Podman,
+            ContainersName::Process => Self::Process,
+        }
+    }
+}
+
 fn up(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
     let home = local_home(args.at.dir)?;
     let options = Options {
@@ -124,6 +137,7 @@ fn up(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
         port: args.port,
         idle_after: Duration::from_secs(args.idle_s),
         account_concurrency: args.account_concurrency,
+        containers: args.containers.into(),
         record: args.record.clone(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -189,7 +203,13 @@ fn detach(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
         .arg("--idle-s")
         .arg(args.idle_s.to_string())
         .arg("--account-concurrency")
-        .arg(args.account_concurrency.to_string());
+        .arg(args.account_concurrency.to_string())
+        .arg("--containers")
+        .arg(
+            args.containers
+                .to_possible_value()
+                .map_or("auto".into(), |value| value.get_name().to_owned()),
+        );
     if let Some(record) = &args.record {
         command.arg("--record").arg(std::path::absolute(record)?);
     }

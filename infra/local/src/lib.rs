@@ -28,7 +28,7 @@ mod storage;
 
 pub use fault::{ApiFault, ApiFaultKind, Faults, VersionFault};
 pub use home::{Home, HomeError, Running};
-pub use server::{Options, ServeError, serve};
+pub use server::{Containers, Options, ServeError, serve};
 
 /// The region every resource is in.
 pub const REGION: &str = "us-east-1";

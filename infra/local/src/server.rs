@@ -50,9 +50,22 @@ pub struct Options {
     pub idle_after: Duration,
     /// How many requests may run at once in the account.
     pub account_concurrency: u32,
+    /// How Cloud Run's containers are run.
+    pub containers: Containers,
     /// A file that calls of Google's APIs and their answers are written to, for whoever wants to see
     /// them.
     pub record: Option<std::path::PathBuf>,
+}
+
+/// How containers are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Containers {
+    /// By podman, unless it runs none here: then as processes.
+    Auto,
+    /// By podman.
+    Podman,
+    /// As processes in the files of their image.
+    Process,
 }
 
 /// Why it does not run.
@@ -140,15 +153,13 @@ fn open(options: &Options, address: SocketAddr) -> Result<Cloud, ServeError> {
     let images = Arc::new(Images::open(home).map_err(state)?);
     let storage = Storage::open(home).map_err(state)?;
     let run = CloudRun::open(
-        home,
+        options,
         address.to_string(),
         images.clone(),
         metrics.clone(),
         logs.clone(),
         faults.clone(),
-        options.idle_after,
     );
-    let run = run.and_then(|run| run.recording(options.record.as_deref()));
     let run = Arc::new(run.map_err(state)?);
     run.resume().map_err(state)?;
     Ok(Cloud { lambda, metrics, logs, images, run, storage, home: home.clone(), faults, writes })
@@ -157,16 +168,25 @@ fn open(options: &Options, address: SocketAddr) -> Result<Cloud, ServeError> {
 /// Ends processes that a killed local cloud left in this folder. They would end by themselves when
 /// they next ask for work; one in the middle of a request would not.
 fn end_leftovers(home: &Home) {
-    let Ok(unpacked) = home.join("unpacked").canonicalize() else { return };
+    let unpacked = home.join("unpacked").canonicalize().ok();
+    let rootfs = home.join("rootfs").canonicalize().ok();
     let Ok(processes) = std::fs::read_dir("/proc") else { return };
     for process in processes.flatten() {
         let id = process.file_name().to_str().and_then(|name| name.parse().ok());
+        // A container's process is in its image's files.
+        let root = std::fs::read_link(process.path().join("root")).ok();
+        let of_image = rootfs.as_ref().zip(root).is_some_and(|(all, root)| root.starts_with(all));
         // A shell that happens to be there is not one of ours; what Lambda started has its variable.
-        let ours = std::fs::read(process.path().join("environ")).is_ok_and(|environ| {
-            let mut variables = environ.split(|byte| *byte == 0);
-            let root = variables.find_map(|variable| variable.strip_prefix(b"LAMBDA_TASK_ROOT="));
-            root.is_some_and(|root| Path::new(OsStr::from_bytes(root)).starts_with(&unpacked))
-        });
+        let of_lambda = || {
+            std::fs::read(process.path().join("environ")).is_ok_and(|environ| {
+                let mut variables = environ.split(|byte| *byte == 0);
+                let root =
+                    variables.find_map(|variable| variable.strip_prefix(b"LAMBDA_TASK_ROOT="));
+                root.zip(unpacked.as_ref())
+                    .is_some_and(|(root, all)| Path::new(OsStr::from_bytes(root)).starts_with(all))
+            })
+        };
+        let ours = of_image || of_lambda();
         if let (Some(id), true) = (id.and_then(rustix::process::Pid::from_raw), ours) {
             // It may have ended a moment ago.
             let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);

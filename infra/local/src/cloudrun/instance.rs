@@ -1,8 +1,9 @@
-//! One instance: a container's process in the files of its image and nothing else.
+//! One instance: a container by podman, or a process in the files of its image and nothing else.
 
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use http_body_util::combinators::UnsyncBoxBody;
@@ -12,14 +13,18 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 
+use super::podman::{self, Podman, Wanted};
 use super::rootfs::Rootfs;
 use super::state::Failure;
 use crate::data::{Log, process};
 
 /// How long a container may take to listen; Google gives it four minutes.
 const STARTUP: Duration = Duration::from_secs(20);
+
+/// podman's proxy takes a connection before the container does, and closes it then within this time.
+const PROXY: Duration = Duration::from_millis(50);
 
 /// How long one that is told to stop has.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -45,7 +50,19 @@ pub(crate) struct Instance {
     /// When it last had a request.
     pub(crate) used: std::sync::Mutex<Instant>,
     pid: Option<Pid>,
-    exited: Arc<AtomicBool>,
+    /// podman's name of it.
+    container: Option<String>,
+    exited: Exited,
+}
+
+/// With what code a process ended; unknown if a signal did it.
+type Exited = Arc<OnceLock<Option<i32>>>;
+
+/// Why an instance does not start.
+enum Cause {
+    Spawn(std::io::Error),
+    Ended(Option<i32>),
+    Silent,
 }
 
 impl Launch {
@@ -54,24 +71,77 @@ impl Launch {
         self.container["ports"][0]["name"] == "h2c"
     }
 
+    /// The port the container listens on.
+    fn inside(&self) -> u16 {
+        let port = self.container["ports"][0]["containerPort"].as_u64();
+        port.and_then(|port| u16::try_from(port).ok()).unwrap_or(8080)
+    }
+
     /// Starts a container and waits until it listens.
-    pub(crate) async fn start(&self, log: Arc<Log>) -> Result<Instance, Failure> {
-        let failed = |message: String| Failure {
+    pub(crate) async fn start(&self, log: Arc<Log>, podman: &Podman) -> Result<Instance, Failure> {
+        if podman.is_next() {
+            match self.attempt(&log, Some(podman)).await {
+                Ok(instance) => {
+                    podman.worked();
+                    return Ok(instance);
+                }
+                Err(Cause::Ended(code)) if podman.gives_up(code) => {
+                    log.line(b"podman runs no container here: a sandboxed process takes its place");
+                }
+                // It is not installed.
+                Err(Cause::Spawn(_)) if podman.gives_up(None) => {}
+                Err(cause) => return Err(self.failure(&cause)),
+            }
+        }
+        self.attempt(&log, None).await.map_err(|cause| self.failure(&cause))
+    }
+
+    fn failure(&self, cause: &Cause) -> Failure {
+        let why = format!(
+            "The user-provided container failed to start and listen on the port defined provided by \
+             the PORT={} environment variable within the allocated timeout.",
+            self.inside()
+        );
+        let message = match cause {
+            Cause::Spawn(error) => error.to_string(),
+            Cause::Ended(_) => format!("{why} It ended."),
+            Cause::Silent => why,
+        };
+        Failure {
             reason: "HEALTH_CHECK_CONTAINER_ERROR".into(),
             message: format!(
                 "Revision '{}' is not ready and cannot serve traffic. {message}",
                 self.revision
             ),
+        }
+    }
+
+    async fn attempt(&self, log: &Arc<Log>, by: Option<&Podman>) -> Result<Instance, Cause> {
+        let port = free_port().map_err(Cause::Spawn)?;
+        let (container, mut command) = match by {
+            None => (None, self.sandboxed(port).map_err(Cause::Spawn)?),
+            Some(podman) => {
+                let (name, command) = podman.run(&Wanted {
+                    rootfs: &self.rootfs,
+                    program: self.program().map_err(Cause::Spawn)?,
+                    environment: self.environment(self.inside()),
+                    limits: &self.container["resources"]["limits"],
+                    inside: self.inside(),
+                    outside: port,
+                });
+                (Some(name), command)
+            }
         };
-        let port = free_port().map_err(|error| failed(error.to_string()))?;
-        let mut child = self.spawn(port).map_err(|error| failed(error.to_string()))?;
-        let exited = Arc::new(AtomicBool::new(false));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
+        let mut child = command.spawn().map_err(Cause::Spawn)?;
+        let exited = Exited::default();
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         if let Some(stream) = child.stdout.take() {
             tokio::spawn(log.clone().follow(stream));
         }
         if let Some(stream) = child.stderr.take() {
-            tokio::spawn(log.follow(stream));
+            tokio::spawn(log.clone().follow(stream));
         }
         tokio::spawn(watch(child, exited.clone()));
         let mut client = Client::builder(TokioExecutor::new());
@@ -84,31 +154,27 @@ impl Launch {
             in_flight: AtomicU32::new(0),
             used: std::sync::Mutex::new(Instant::now()),
             pid,
+            container,
             exited,
         };
-        let asked = self.container["ports"][0]["containerPort"].as_u64().unwrap_or(8080);
-        let why = format!(
-            "The user-provided container failed to start and listen on the port defined provided by \
-             the PORT={asked} environment variable within the allocated timeout."
-        );
         let until = Instant::now() + STARTUP;
         loop {
-            if !instance.is_alive() {
-                return Err(failed(format!("{why} It ended.")));
+            if let Some(code) = instance.exited.get() {
+                return Err(Cause::Ended(*code));
             }
-            if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+            if listens(port, by.is_some()).await {
                 return Ok(instance);
             }
             if Instant::now() > until {
                 instance.kill();
-                return Err(failed(why));
+                return Err(Cause::Silent);
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// A process that sees the image's files alone. It needs root or the kernel's user namespaces.
-    fn spawn(&self, port: u16) -> std::io::Result<Child> {
+    /// What the container runs.
+    fn program(&self) -> std::io::Result<Vec<String>> {
         let texts = |value: &Value| -> Vec<String> {
             let all = value.as_array().into_iter().flatten();
             all.filter_map(|text| Some(text.as_str()?.to_owned())).collect()
@@ -125,6 +191,29 @@ impl Launch {
         if program.is_empty() {
             return Err(std::io::Error::other("the image names no program to start"));
         }
+        Ok(program)
+    }
+
+    fn environment(&self, port: u16) -> Vec<(String, String)> {
+        let mut all = self.rootfs.environment.clone();
+        for variable in self.container["env"].as_array().into_iter().flatten() {
+            let text = |key: &str| variable[key].as_str().unwrap_or_default().to_owned();
+            all.push((text("name"), text("value")));
+        }
+        // <https://cloud.google.com/run/docs/container-contract#env-vars>
+        let own = [
+            ("PORT", port.to_string()),
+            ("K_SERVICE", self.service.clone()),
+            ("K_CONFIGURATION", self.service.clone()),
+            ("K_REVISION", self.revision.clone()),
+        ];
+        all.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        all
+    }
+
+    /// A process that sees the image's files alone. It needs root or the kernel's user namespaces.
+    fn sandboxed(&self, port: u16) -> std::io::Result<Command> {
+        let program = self.program()?;
         let mut all = process::unshare("containers need")?;
         if let (true, Some((user, group))) =
             (rustix::process::geteuid().is_root(), self.rootfs.user)
@@ -133,30 +222,25 @@ impl Launch {
         }
         all.arg("--root").arg(&self.rootfs.folder);
         all.arg("--wd").arg(&self.rootfs.workdir).arg("--").args(program);
-        all.env_clear().envs(self.rootfs.environment.iter().cloned());
-        for variable in self.container["env"].as_array().into_iter().flatten() {
-            let text = |key: &str| variable[key].as_str().unwrap_or_default().to_owned();
-            all.env(text("name"), text("value"));
-        }
-        // <https://cloud.google.com/run/docs/container-contract#env-vars>
-        all.env("PORT", port.to_string())
-            .env("K_SERVICE", &self.service)
-            .env("K_CONFIGURATION", &self.service)
-            .env("K_REVISION", &self.revision)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
-        all.spawn()
+        all.env_clear().envs(self.environment(port));
+        Ok(all)
     }
 }
 
-async fn watch(mut child: Child, exited: Arc<AtomicBool>) {
+async fn listens(port: u16, through_a_proxy: bool) -> bool {
+    let Ok(stream) = TcpStream::connect(("127.0.0.1", port)).await else { return false };
+    if !through_a_proxy {
+        return true;
+    }
+    let closed = tokio::time::timeout(PROXY, stream.peek(&mut [0])).await;
+    !matches!(closed, Ok(Ok(0) | Err(_)))
+}
+
+async fn watch(mut child: Child, exited: Exited) {
     let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    // However it ended, it did.
-    let _ = child.wait().await;
-    exited.store(true, Ordering::Release);
+    // However it ended, it did; and nobody else says so.
+    let ended = child.wait().await;
+    let _ = exited.set(ended.ok().and_then(|status| status.code()));
     if let Some(group) = group {
         // What it started ends with it; usually there is nothing.
         let _ = kill_process_group(group, Signal::KILL);
@@ -169,7 +253,7 @@ fn free_port() -> std::io::Result<u16> {
 
 impl Instance {
     pub(crate) fn is_alive(&self) -> bool {
-        !self.exited.load(Ordering::Acquire)
+        self.exited.get().is_none()
     }
 
     fn signal(&self, signal: Signal) {
@@ -180,7 +264,11 @@ impl Instance {
     }
 
     pub(crate) fn kill(&self) {
-        self.signal(Signal::KILL);
+        match &self.container {
+            Some(name) if self.is_alive() => podman::end(name.clone()),
+            Some(_) => {}
+            None => self.signal(Signal::KILL),
+        }
     }
 
     /// Tells it to stop, and ends it when its time is over.

@@ -10,6 +10,7 @@ mod front;
 mod instance;
 mod logging;
 mod monitoring;
+mod podman;
 mod pool;
 mod reconcile;
 mod rootfs;
@@ -26,12 +27,14 @@ use crate::home::Home;
 use crate::images::Images;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::server::Options;
 
 pub(crate) use api::{answer, is_for};
 pub(crate) use error::{answer as answer_json, fault};
 
 use front::Front;
 use logging::Logging;
+use podman::Podman;
 use pool::Pool;
 use state::Store;
 
@@ -47,6 +50,7 @@ pub(crate) struct CloudRun {
     logging: Arc<Logging>,
     faults: Arc<Injector>,
     idle_after: Duration,
+    podman: Podman,
     record: Option<Mutex<std::fs::File>>,
     inner: Mutex<Inner>,
 }
@@ -64,17 +68,20 @@ struct Inner {
 impl CloudRun {
     /// What the folder holds.
     pub(crate) fn open(
-        home: &Home,
+        options: &Options,
         registry: String,
         images: Arc<Images>,
         metrics: Arc<Metrics>,
         logs: Arc<Logs>,
         faults: Arc<Injector>,
-        idle_after: Duration,
     ) -> std::io::Result<CloudRun> {
+        let home = &options.home;
         let store = Store::open(home)?;
         let logging = Arc::new(Logging::open(home, logs, metrics.clone())?);
         let inner = Mutex::default();
+        let open = |path| std::fs::File::options().create(true).append(true).open(path);
+        let record = options.record.as_deref().map(open).transpose()?.map(Mutex::new);
+        let podman = Podman::open(home, options.containers);
         let home = home.clone();
         Ok(CloudRun {
             home,
@@ -84,17 +91,11 @@ impl CloudRun {
             metrics,
             logging,
             faults,
-            idle_after,
-            record: None,
+            idle_after: options.idle_after,
+            podman,
+            record,
             inner,
         })
-    }
-
-    /// Writes calls down in a file.
-    pub(crate) fn recording(self, path: Option<&std::path::Path>) -> std::io::Result<CloudRun> {
-        let open = |path| std::fs::File::options().create(true).append(true).open(path);
-        let record = path.map(open).transpose()?.map(Mutex::new);
-        Ok(CloudRun { record, ..self })
     }
 
     /// Listens for services that are there, and goes on with what a killed process left undone.
@@ -138,5 +139,6 @@ impl CloudRun {
         let mut inner = self.inner();
         inner.fronts.clear();
         inner.pools.drain().for_each(|(_, pool)| pool.kill());
+        self.podman.remove_all();
     }
 }

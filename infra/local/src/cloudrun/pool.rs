@@ -114,7 +114,7 @@ impl Pool {
         let log = Log::open(&path, told).map_err(|error| internal(error.to_string()))?;
         let launch =
             Launch { rootfs, container, service: service.into(), revision: revision.clone() };
-        launch.start(Arc::new(log)).await
+        launch.start(Arc::new(log), &run.podman).await
     }
 
     /// Room for a request, in an instance that is there or one that is started for it.

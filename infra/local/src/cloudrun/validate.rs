@@ -216,7 +216,8 @@ fn number(value: &Value) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.parse().ok())
 }
 
-fn cpus(text: &str) -> Option<f64> {
+/// A Kubernetes quantity in processors.
+pub(crate) fn cpus(text: &str) -> Option<f64> {
     match text.strip_suffix('m') {
         Some(thousandths) => thousandths.parse::<f64>().ok().map(|number| number / 1000.0),
         None => text.parse().ok(),
