@@ -353,6 +353,32 @@ def test_the_models_answer_is_in_the_log_and_counted_whatever_the_protocol(folde
     assert f'slsml_predictions_total{{bin="{told[0]}"}} 2' in text
 
 
+def test_a_request_whose_client_hangs_up_is_told_of_and_no_failure(folder):
+    server = Server(folder)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"POST /v2/models/digits/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        time.sleep(0.2)
+    time.sleep(0.2)
+    lines, _ = server.stop()
+    (line,) = [line for line in lines if "httpRequest" in line]
+    assert line["httpRequest"]["status"] in (400, 499) and line["severity"] == "WARNING", line
+    assert line["httpRequest"]["requestUrl"] == "/v2/models/digits/infer"
+
+
+def test_a_grpc_message_that_cannot_be_decompressed_is_its_senders_fault(folder):
+    server = Server(folder)
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+    compressed = b"\x01" + (4).to_bytes(4, "big") + b"nope"
+    headers = {"content-type": "application/grpc", "te": "trailers", "grpc-encoding": "gzip"}
+    connection.request("POST", "/inference.GRPCInferenceService/ModelInfer", compressed, headers)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    lines, _ = server.stop()
+    assert answer.headers["grpc-status"] == str(grpclib.StatusCode.INVALID_ARGUMENT.value[0]), answer.headers
+    assert [line["httpRequest"]["status"] for line in lines if "httpRequest" in line] == [400]
+
+
 def ask_until_told_to_close(server, body, counts):
     """As whoever spreads requests over containers does: no further request once one says so."""
     connection = HTTPConnection("127.0.0.1", server.port, timeout=20)

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slsml_inference::{InferRequest, Limits, ProtocolError, Service, failed};
-use slsml_model::{MANIFEST_FILE, MODEL_FILE, Manifest, Model, Tensor};
+use slsml_model::{MANIFEST_FILE, MODEL_FILE, Manifest, Model, RunError, Tensor};
 use tokio::sync::oneshot;
 
 use crate::batch::Batches;
+use crate::gather::Gathered;
 use crate::pace::Pace;
 use crate::queue::{Full, Job, Queue};
 use crate::settings::Settings;
@@ -17,6 +18,8 @@ use crate::{log, workers};
 
 pub(crate) struct App {
     pub(crate) service: Service,
+    batches: Arc<Batches>,
+    gathered: Gathered,
     pub(crate) queue: Arc<Queue>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) pace: Arc<Pace>,
@@ -67,7 +70,8 @@ impl App {
         };
         let traces = settings.traces.then(|| Traces::connect(&service.name, &service.version));
         let (traces, settings) = (traces.transpose()?, settings.clone());
-        Ok(Arc::new(App { service, queue, stats, pace, traces, settings }))
+        let gathered = Gathered::default();
+        Ok(Arc::new(App { service, batches, gathered, queue, stats, pace, traces, settings }))
     }
 
     /// Runs the model for a request once a thread is free. A run that takes less time than waking
@@ -76,6 +80,9 @@ impl App {
         let inputs = std::mem::take(&mut request.inputs);
         let may_wait = self.settings.batch_delay > Duration::ZERO;
         if self.pace.is_quick() && self.queue.len() == 0 && !may_wait {
+            if self.stats.in_flight() > 1 && self.batches.are_allowed() {
+                return self.run_with_others(inputs).await;
+            }
             let began = Instant::now();
             let answer = self.service.model.run(inputs);
             self.pace.took(began.elapsed());
@@ -84,10 +91,33 @@ impl App {
         }
         let (reply, answer) = oneshot::channel();
         self.queue.push(Job { inputs, reply }).map_err(|Full| Refusal::Busy)?;
-        match answer.await {
-            Ok(Ok(tensors)) => Ok(tensors),
-            Ok(Err(error)) => Err(failed(&error).into()),
-            Err(_) => Err(ProtocolError::Failed("the thread that ran it ended".into()).into()),
+        answered(answer).await
+    }
+
+    /// Runs the model for a request and those that are read at the same moment.
+    async fn run_with_others(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.gathered.push(Job { inputs, reply });
+        // What else has come is read first.
+        tokio::task::yield_now().await;
+        while answer.is_empty() {
+            let jobs = self.gathered.take(|jobs, next| self.batches.fits(jobs, next));
+            if jobs.is_empty() {
+                // Another thread is running it.
+                break;
+            }
+            workers::run(&self.service.model, &self.batches, &self.stats, &self.pace, jobs);
         }
+        answered(answer).await
+    }
+}
+
+async fn answered(
+    answer: oneshot::Receiver<Result<Vec<Tensor>, RunError>>,
+) -> Result<Vec<Tensor>, Refusal> {
+    match answer.await {
+        Ok(Ok(tensors)) => Ok(tensors),
+        Ok(Err(error)) => Err(failed(&error).into()),
+        Err(_) => Err(ProtocolError::Failed("the thread that ran it ended".into()).into()),
     }
 }

@@ -79,6 +79,11 @@ impl Batches {
         Batches { most, trust: Mutex::default() }
     }
 
+    /// Whether requests may run together at all.
+    pub(crate) fn are_allowed(&self) -> bool {
+        self.most > 1
+    }
+
     /// Whether one more can run with those.
     pub(crate) fn fits(&self, jobs: &[Job], next: &Job) -> bool {
         let all = jobs.iter().map(rows).sum::<usize>() + rows(next);

@@ -3,21 +3,35 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Extensions, HeaderMap};
+use http::{Extensions, HeaderMap, Method};
 
 use crate::app::App;
 use crate::log::{Access, TraceContext};
 use crate::stats::InFlight;
 use crate::traces::ServerSpan;
 
-/// One that is under way.
+/// One that is under way. One that is dropped before its end is one whose client hung up.
 pub(crate) struct Exchange {
     app: Arc<App>,
     began: Instant,
+    asked: Asked,
     trace: Option<TraceContext>,
     span: Option<ServerSpan>,
+    over: bool,
     _in_flight: InFlight,
 }
+
+/// What was asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    /// `rest` or `grpc`.
+    pub(crate) protocol: &'static str,
+    pub(crate) method: Method,
+    pub(crate) path: String,
+}
+
+/// The status of a request whose client hung up, as nginx has it.
+const HUNG_UP: u16 = 499;
 
 /// What the model answered, on its way to whoever counts it.
 #[derive(Clone, Copy, Debug)]
@@ -33,10 +47,6 @@ pub(crate) fn note_prediction(answer: &mut Extensions, predictions: &[u8]) {
 
 /// How one ended.
 pub(crate) struct Ended<'a> {
-    /// `rest` or `grpc`.
-    pub(crate) protocol: &'static str,
-    pub(crate) method: &'a str,
-    pub(crate) path: &'a str,
     /// The HTTP status, or the one that says what a gRPC code says.
     pub(crate) status: u16,
     pub(crate) request_bytes: usize,
@@ -54,34 +64,55 @@ impl Ended<'_> {
 
     /// Whether it failed here and HTTP does not tell: gRPC's errors have the status 200. A method that
     /// does not exist is its caller's fault.
-    pub(crate) fn failed_unseen(&self) -> bool {
-        self.protocol == "grpc" && self.status >= 500 && self.status != 501
+    pub(crate) fn failed_unseen(&self, asked: &Asked) -> bool {
+        asked.protocol == "grpc" && self.status >= 500 && self.status != 501
     }
 }
 
 impl Exchange {
-    pub(crate) fn begin(app: &Arc<App>, headers: &HeaderMap) -> Exchange {
+    pub(crate) fn begin(app: &Arc<App>, headers: &HeaderMap, asked: Asked) -> Exchange {
         let began = Instant::now();
         let mut trace = TraceContext::of(headers);
         let span = app.traces.as_ref().map(|traces| traces.begin(trace.as_ref()));
         if let Some(span) = &span {
             trace = Some(span.context());
         }
-        Exchange { app: app.clone(), began, trace, span, _in_flight: app.stats.begin() }
+        let (app, _in_flight) = (app.clone(), app.stats.begin());
+        Exchange { app, began, asked, trace, span, over: false, _in_flight }
     }
 
-    pub(crate) fn end(self, ended: &Ended<'_>) {
+    pub(crate) fn end(mut self, ended: &Ended<'_>) {
+        self.tell(ended);
+    }
+
+    fn tell(&mut self, ended: &Ended<'_>) {
+        self.over = true;
         let latency = self.began.elapsed();
-        self.app.stats.answered(ended.protocol, ended.status, latency);
+        self.app.stats.answered(self.asked.protocol, ended.status, latency);
         if let Some(bin) = ended.prediction() {
             self.app.stats.predicted(bin);
         }
         if self.app.settings.access_log {
-            let trace = self.trace.as_ref();
-            Access { ended, latency, trace, project: self.app.settings.project.as_deref() }.log();
+            let (asked, trace) = (&self.asked, self.trace.as_ref());
+            let project = self.app.settings.project.as_deref();
+            Access { asked, ended, latency, trace, project }.log();
         }
-        if let Some(span) = self.span {
-            span.end(ended);
+        if let Some(span) = self.span.take() {
+            span.end(&self.asked, ended);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.over {
+            self.tell(&Ended {
+                status: HUNG_UP,
+                request_bytes: 0,
+                response_bytes: 0,
+                error: Some("the client hung up"),
+                extensions: &Extensions::new(),
+            });
         }
     }
 }

@@ -8,6 +8,7 @@ mod app;
 mod batch;
 mod encoding;
 mod exchange;
+mod gather;
 mod grpc;
 mod listen;
 mod log;

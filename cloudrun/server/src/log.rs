@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use crate::exchange::Ended;
+use crate::exchange::{Asked, Ended};
 
 /// Writes one line. This and nothing else in the binary prints.
 pub(crate) fn line(value: &Value) {
@@ -74,6 +74,7 @@ impl TraceContext {
 
 /// What became of one request.
 pub(crate) struct Access<'a> {
+    pub(crate) asked: &'a Asked,
     pub(crate) ended: &'a Ended<'a>,
     pub(crate) latency: Duration,
     pub(crate) trace: Option<&'a TraceContext>,
@@ -95,8 +96,8 @@ impl Access<'_> {
         let mut line = json!({
             "severity": severity,
             "httpRequest": {
-                "requestMethod": ended.method,
-                "requestUrl": ended.path,
+                "requestMethod": self.asked.method.as_str(),
+                "requestUrl": self.asked.path,
                 "status": ended.status,
                 "requestSize": ended.request_bytes.to_string(),
                 "responseSize": ended.response_bytes.to_string(),
@@ -104,7 +105,7 @@ impl Access<'_> {
             },
         });
         // A log-based metric counts these (cloudrun/deploy's `logs`): a release's checks read it.
-        let failed = || ended.failed_unseen().then(|| "failed".to_owned());
+        let failed = || ended.failed_unseen(self.asked).then(|| "failed".to_owned());
         if let Some(answer) = ended.prediction().map(|bin| bin.to_string()).or_else(failed) {
             line["slsml"] = json!({ "answer": answer });
         }

@@ -12,7 +12,7 @@ use slsml_inference::{Answer, InferRequest, Method, ProtocolError, Route};
 
 use crate::app::{App, Refusal};
 use crate::encoding;
-use crate::exchange::{Ended, Exchange, note_prediction};
+use crate::exchange::{Asked, Ended, Exchange, note_prediction};
 
 /// Where an infer request's JSON ends and its tensors' bytes begin.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -24,15 +24,13 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
         let _in_flight = app.stats.begin();
         return metrics(&app);
     }
-    let exchange = Exchange::begin(&app, &parts.headers);
+    let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+    let exchange = Exchange::begin(&app, &parts.headers, Asked { protocol: "rest", method, path });
     let mut received = 0;
     let answered = respond(&app, &parts, body, &mut received).await;
     let error = answered.as_ref().err().map(message);
     let response = answered.unwrap_or_else(|refusal| refused(&refusal));
     exchange.end(&Ended {
-        protocol: "rest",
-        method: parts.method.as_str(),
-        path: parts.uri.path(),
         status: response.status().as_u16(),
         request_bytes: received,
         response_bytes: response.body().size(),

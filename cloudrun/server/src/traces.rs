@@ -16,7 +16,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
 
-use crate::exchange::Ended;
+use crate::exchange::{Asked, Ended};
 use crate::log::{self, TraceContext};
 
 /// How long the last spans may take to be sent.
@@ -115,19 +115,19 @@ impl ServerSpan {
 
     /// Attributes are those of the semantic conventions for HTTP and RPC servers.
     /// <https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-server>
-    pub(crate) fn end(mut self, ended: &Ended<'_>) {
+    pub(crate) fn end(mut self, asked: &Asked, ended: &Ended<'_>) {
         let status = i64::from(ended.status);
-        if ended.protocol == "grpc" {
-            self.0.update_name(ended.path.trim_start_matches('/').to_owned());
+        if asked.protocol == "grpc" {
+            self.0.update_name(asked.path.trim_start_matches('/').to_owned());
             self.0.set_attribute(KeyValue::new("rpc.system", "grpc"));
         } else {
             // What is not there may be any path, and names of spans are few.
             self.0.update_name(match ended.status {
-                404 => ended.method.to_owned(),
-                _ => format!("{} {}", ended.method, ended.path),
+                404 => asked.method.to_string(),
+                _ => format!("{} {}", asked.method, asked.path),
             });
-            self.0.set_attribute(KeyValue::new("http.request.method", ended.method.to_owned()));
-            self.0.set_attribute(KeyValue::new("url.path", ended.path.to_owned()));
+            self.0.set_attribute(KeyValue::new("http.request.method", asked.method.to_string()));
+            self.0.set_attribute(KeyValue::new("url.path", asked.path.clone()));
         }
         self.0.set_attribute(KeyValue::new("http.response.status_code", status));
         if ended.status >= 500 {

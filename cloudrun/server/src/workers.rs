@@ -7,7 +7,7 @@ use slsml_model::Model;
 
 use crate::batch::Batches;
 use crate::pace::Pace;
-use crate::queue::Queue;
+use crate::queue::{Job, Queue};
 use crate::stats::Stats;
 
 /// Threads that run what waits in a queue, until it is closed.
@@ -40,15 +40,21 @@ fn work(
     delay: Duration,
 ) {
     while let Some(jobs) = queue.take(delay, |jobs, next| batches.fits(jobs, next)) {
-        stats.ran(jobs.len());
-        let (inputs, replies): (Vec<_>, Vec<_>) =
-            jobs.into_iter().map(|job| (job.inputs, job.reply)).unzip();
-        let began = Instant::now();
-        let answers = batches.run(model, inputs);
-        pace.took(began.elapsed());
-        for (reply, answer) in replies.into_iter().zip(answers) {
-            // Whoever asked may have gone away.
-            let _ = reply.send(answer);
-        }
+        run(model, batches, stats, pace, jobs);
+    }
+}
+
+/// Runs requests and answers them.
+pub(crate) fn run(model: &Model, batches: &Batches, stats: &Stats, pace: &Pace, jobs: Vec<Job>) {
+    stats.ran(jobs.len());
+    let (inputs, replies): (Vec<_>, Vec<_>) =
+        jobs.into_iter().map(|job| (job.inputs, job.reply)).unzip();
+    let began = Instant::now();
+    let answers = batches.run(model, inputs);
+    // Of each: a run of many answers many.
+    pace.took(began.elapsed() / u32::try_from(answers.len()).unwrap_or(u32::MAX).max(1));
+    for (reply, answer) in replies.into_iter().zip(answers) {
+        // Whoever asked may have gone away.
+        let _ = reply.send(answer);
     }
 }

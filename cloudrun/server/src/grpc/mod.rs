@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
 use crate::app::{App, Refusal};
-use crate::exchange::{Ended, Exchange, note_prediction};
+use crate::exchange::{Asked, Ended, Exchange, note_prediction};
 use crate::rest::BUSY;
 use decode::{Counted, bind};
 use messages::{
@@ -42,17 +42,15 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// Answers one request that is gRPC's.
 pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
-    let exchange = Exchange::begin(&app, request.headers());
     let path = request.uri().path().to_owned();
+    let asked = Asked { protocol: "grpc", method: request.method().clone(), path: path.clone() };
+    let exchange = Exchange::begin(&app, request.headers(), asked);
     let received = Arc::new(AtomicUsize::new(0));
     let request = request.map(|body| counted(body, received.clone()));
     let response = dispatch(&app, &path, request).await;
     let code = code(response.headers());
     let error = Status::from_header_map(response.headers());
     exchange.end(&Ended {
-        protocol: "grpc",
-        method: "POST",
-        path: &path,
         // An answer that does not say otherwise in its head says it is fine in its trailers.
         status: http_status(code),
         request_bytes: received.load(Ordering::Relaxed),
@@ -138,13 +136,26 @@ where
     let answered = grpc.unary(unary, request);
     tokio::pin!(answered);
     let limit = app.settings.receive;
+    let come = || has_come.load(Ordering::Acquire);
     match tokio::time::timeout(limit, &mut answered).await {
-        Ok(response) => response,
-        Err(_) if has_come.load(Ordering::Acquire) => answered.await,
+        Ok(response) if come() => response,
+        Ok(response) => unread(response),
+        Err(_) if come() => answered.await,
         Err(_) => {
             let message = format!("the message did not arrive within {} s", limit.as_secs());
             Status::deadline_exceeded(message).into_http()
         }
+    }
+}
+
+/// The answer to a message that could not be read. tonic calls some of that an error of its own, as
+/// when it cannot be decompressed or its connection breaks; it is no failure of the model's.
+fn unread(response: Response<Body>) -> Response<Body> {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if matches!(status.code(), Code::Internal | Code::Unknown) => {
+            Status::invalid_argument(status.message()).into_http()
+        }
+        _ => response,
     }
 }
 

@@ -32,11 +32,16 @@ pub(super) fn are_independent(model: &TypedModel) -> TractResult<()> {
     let outer = inputs.iter().chain(outputs).map(|outlet| model.outlet_fact(*outlet));
     let outer = outer.collect::<TractResult<Vec<_>>>()?;
     let first = outer.first().and_then(|fact| fact.shape.first());
-    let Some(TDim::Sym(rows)) = first else { bail!("the first dimension of its inputs is fixed") };
+    let Some(first @ TDim::Sym(rows)) = first else {
+        bail!("the first dimension of its inputs is fixed")
+    };
     let rows = Rows(rows);
     for fact in outer {
-        let first = rows.axis(fact)?;
-        ensure!(first == Some(0), "not every input and output has its rows first");
+        let is_first = fact.shape.first() == Some(first);
+        ensure!(
+            is_first && rows.axis(fact)? == Some(0),
+            "not all inputs and outputs have rows first"
+        );
     }
     for node in &model.nodes {
         let shown = rows.stay_apart(model, node);
@@ -132,6 +137,7 @@ impl Rows<'_> {
         if let Some(norm) = node.op_as::<RmsNorm>() {
             let fact = model.outlet_fact(node.inputs[0])?;
             ensure!(norm.axis + 1 == fact.rank(), "not along the last dimension");
+            ensure!(!self.are_in(&fact.shape[norm.axis]), "along rows");
             return is_f32(fact.datum_type);
         }
         if let Some(reduce) = node.op_as::<Reduce>() {
@@ -398,6 +404,10 @@ mod tests {
             (
                 "softmax over rows",
                 Graph::new(&[10]).then(Softmax::new(tvec!(0), None, SoftmaxKind::Softmax)),
+            ),
+            (
+                "a norm over rows",
+                Graph::new(&[]).then(RmsNorm { axis: 0, eps: tensor0(1e-5f32).into() }),
             ),
             ("sum over rows", Graph::new(&[10]).then(Reduce::new(tvec!(0), Reducer::Sum))),
             ("the largest", Graph::new(&[10]).then(Reduce::new(tvec!(1), Reducer::Max))),
