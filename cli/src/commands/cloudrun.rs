@@ -191,8 +191,8 @@ impl Prepared {
                 if !self.asks(&Measure::Outputs) =>
             {
                 printer.note(&format!(
-                    "Failures of gRPC requests are not counted: {error}. Whoever has \
-                     roles/logging.configWriter can create the log-based metric {ANSWERS} once."
+                    "Failures of gRPC requests count only if the log-based metric {ANSWERS} is there: \
+                     {error}. Whoever has roles/logging.configWriter can create it once."
                 ));
                 Ok(())
             }

@@ -60,6 +60,12 @@ async fn follow(
 ) -> Result<Exit, Failure> {
     let mut told = BTreeSet::new();
     let mut failed = 0;
+    let mut read = SystemClock.now();
+    // What the limit left out is not told later.
+    let first = match lines.first() {
+        Some(oldest) if lines.len() == first.most => LogQuery { from: oldest.time, ..first },
+        _ => first,
+    };
     loop {
         for line in &lines {
             if told.insert((line.time, line.id.clone()))
@@ -70,7 +76,8 @@ async fn follow(
         }
         tokio::time::sleep(EVERY * (1 << failed)).await;
         // Lines may come late, and those of one moment in any order. Their time is in milliseconds.
-        let from = SystemClock.now().saturating_sub(LATE).max(first.from);
+        let from = read.saturating_sub(LATE).max(first.from);
+        let now = SystemClock.now();
         let from = Duration::from_millis(u64::try_from(from.as_millis()).unwrap_or(u64::MAX));
         told.retain(|(time, _)| *time >= from);
         lines = match engine.target.logs(&LogQuery { from, most: FOLLOWED, ..first }).await {
@@ -81,7 +88,7 @@ async fn follow(
                 Vec::new()
             }
             Ok(lines) => {
-                failed = 0;
+                (failed, read) = (0, now);
                 lines
             }
         };

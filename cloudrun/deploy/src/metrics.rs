@@ -45,6 +45,10 @@ impl RevisionMetrics {
         from: Duration,
         to: Duration,
     ) -> Result<Counts, CloudRunError> {
+        let asks = |measure| measures.contains(&measure);
+        let reads_log = asks(Measure::Errors) || asks(Measure::Outputs);
+        // Two metrics are late at different times: only what both have counted is evidence.
+        let to = if reads_log { to.saturating_sub(self.delay()) } else { to };
         // Whole periods from the start, so that none reaches back before it.
         let from = from.as_secs() + u64::from(from.subsec_nanos() > 0);
         let periods = to.as_secs().saturating_sub(from) / self.period;
@@ -61,12 +65,11 @@ impl RevisionMetrics {
             Ok(())
         };
         self.series(METRIC, revision, interval, each).await?;
-        let asks = |measure| measures.contains(&measure);
-        let answers = match asks(Measure::Errors) || asks(Measure::Outputs) {
+        let answers = match reads_log {
             true => self.answers(revision, interval).await?,
             false => Answers::default(),
         };
-        // Each metric has its own delay: there are no more failures than requests.
+        // A request may be at the edge of a period in one metric and beyond it in the other.
         found.failed = (found.failed + answers.failed).min(found.requests);
         let mut counts = found.counts(measures);
         if asks(Measure::Outputs) {

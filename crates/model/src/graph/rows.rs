@@ -5,9 +5,9 @@
 //! dimension of rows is followed through every operator, which must have it in its inputs and outputs
 //! at axes that belong together. And that the arithmetic for a row is the same wherever it stands and
 //! however many there are: only operators are let through of which that is known. Products add up in
-//! the order of their inner dimension with each of tract's kernels, convolutions are products, and
-//! sums along rows are ours (`sums`, `softmax`) because tract's depend on where in memory a row begins.
-//! What is not known here is not claimed.
+//! the order of their inner dimension with the kernels tract takes for an open number of rows,
+//! convolutions are products, and sums along rows are ours (`sums`, `softmax`) because tract's depend on
+//! where in memory a row begins. What is not known here is not claimed.
 
 use tract_core::internal::*;
 use tract_core::ops::array::{Gather, MultiBroadcastTo, Pad, Slice, TypedConcat};

@@ -79,7 +79,8 @@ impl Launch {
 
     /// Starts a container and waits until it listens.
     pub(crate) async fn start(&self, log: Arc<Log>, podman: &Podman) -> Result<Instance, Failure> {
-        if podman.is_next() {
+        let by_podman = podman.is_next();
+        if by_podman {
             match self.attempt(&log, Some(podman)).await {
                 Ok(instance) => {
                     podman.worked();
@@ -93,7 +94,12 @@ impl Launch {
                 Err(cause) => return Err(self.failure(&cause)),
             }
         }
-        self.attempt(&log, None).await.map_err(|cause| self.failure(&cause))
+        self.attempt(&log, None).await.map_err(|cause| {
+            if by_podman {
+                podman.is_acquitted();
+            }
+            self.failure(&cause)
+        })
     }
 
     fn failure(&self, cause: &Cause) -> Failure {
@@ -264,10 +270,11 @@ impl Instance {
     }
 
     pub(crate) fn kill(&self) {
-        match &self.container {
-            Some(name) if self.is_alive() => podman::end(name.clone()),
-            Some(_) => {}
-            None => self.signal(Signal::KILL),
+        let container = self.container.clone().filter(|_| self.is_alive());
+        // Who runs it first, so that it is not started any more.
+        self.signal(Signal::KILL);
+        if let Some(name) = container {
+            podman::end(name);
         }
     }
 

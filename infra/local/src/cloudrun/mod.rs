@@ -139,6 +139,7 @@ impl CloudRun {
         let mut inner = self.inner();
         inner.fronts.clear();
         inner.pools.drain().for_each(|(_, pool)| pool.kill());
-        self.podman.remove_all();
+        // What is left is looked for by the next.
+        let _ = self.podman.remove_all();
     }
 }

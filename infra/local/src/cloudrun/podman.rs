@@ -62,7 +62,10 @@ impl Podman {
             label: format!("slsml.local={:016x}", hasher.finish()),
             mark: home.join("containers"),
         };
-        podman.remove_all();
+        if podman.mark.exists() && podman.remove_all() {
+            // What is not removed is looked for again.
+            let _ = std::fs::remove_file(&podman.mark);
+        }
         podman
     }
 
@@ -117,25 +120,25 @@ impl Podman {
         (name, all)
     }
 
-    /// Removes all that are there, whoever started them.
-    pub(crate) fn remove_all(&self) {
+    /// A process that took a container's place did not start either: it was not podman's fault.
+    pub(crate) fn is_acquitted(&self) {
+        self.state.store(UNKNOWN, Ordering::Release);
+    }
+
+    /// Removes all that are there, whoever started them; whether none is left.
+    pub(crate) fn remove_all(&self) -> bool {
         if !self.mark.exists() {
-            return;
+            return true;
         }
         let filter = format!("label={}", self.label);
         let found = std::process::Command::new("podman")
             .args(["ps", "--all", "--quiet", "--filter", &filter])
             .stdin(Stdio::null())
             .output();
-        // Without podman there are no containers.
-        let found = found.map(|found| found.stdout).unwrap_or_default();
-        let found = String::from_utf8_lossy(&found);
+        let Some(found) = found.ok().filter(|found| found.status.success()) else { return false };
+        let found = String::from_utf8_lossy(&found.stdout);
         let names: Vec<&str> = found.split_whitespace().collect();
-        if !names.is_empty() {
-            // One that has ended in the meantime is no error, and of any other podman tells.
-            let _ = removal(&names).status();
-        }
-        let _ = std::fs::remove_file(&self.mark);
+        names.is_empty() || removal(&names).status().is_ok_and(|status| status.success())
     }
 }
 
