@@ -128,12 +128,15 @@ pub(crate) struct Package {
     /// Compress with zopfli: a few percent smaller, a minute slower
     #[arg(long)]
     pub(crate) smallest: bool,
-    /// Refuse a larger zip
+    /// lambda: refuse a larger zip
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_zip_bytes: Option<u64>,
-    /// Refuse a larger function, unpacked
+    /// lambda: refuse a larger function, unpacked
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_unzipped_bytes: Option<u64>,
+    /// cloudrun: refuse a larger image, all its compressed layers together
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_image_bytes: Option<u64>,
     /// Refuse a model that takes longer to load on this machine
     #[arg(long, value_name = "MS")]
     pub(crate) max_ready_ms: Option<f64>,

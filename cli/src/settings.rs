@@ -95,6 +95,8 @@ pub(crate) struct PackageSettings {
     max_zip_bytes: Option<u64>,
     /// The largest function, unpacked, in bytes. Default: Lambda's 262144000.
     max_unzipped_bytes: Option<u64>,
+    /// The largest image, all its compressed layers, in bytes. Default: no limit.
+    max_image_bytes: Option<u64>,
     /// The longest time the model may take to load on the machine that packages it, in
     /// milliseconds. Default: no limit.
     max_ready_ms: Option<f64>,
@@ -426,17 +428,23 @@ impl Settings {
             TargetName::Lambda => Program::Bootstrap,
             TargetName::Cloudrun => Program::Server,
         };
-        let only = |flag: &str, is_given: bool| match is_given && target == TargetName::Lambda {
-            true => Err(Failure::usage(format!("{flag} goes with --target cloudrun"))),
-            false => Ok(()),
-        };
-        only("--docker-archive", args.docker_archive.is_some())?;
-        only("--emit", args.emit.is_some())?;
-        only("--arch with two processors", arches.len() > 1)?;
-        only("more than one --runtime", args.runtimes.len() > 1)?;
-        only("--source", args.source.is_some())?;
-        only("--revision", args.revision.is_some())?;
-        only("--image-version", args.image_version.is_some())?;
+        let (zip, image) = ((TargetName::Lambda, "lambda"), (TargetName::Cloudrun, "cloudrun"));
+        for (flag, is_given, (goes_with, name)) in [
+            ("--docker-archive", args.docker_archive.is_some(), image),
+            ("--emit", args.emit.is_some(), image),
+            ("--arch with two processors", arches.len() > 1, image),
+            ("more than one --runtime", args.runtimes.len() > 1, image),
+            ("--source", args.source.is_some(), image),
+            ("--revision", args.revision.is_some(), image),
+            ("--image-version", args.image_version.is_some(), image),
+            ("--max-image-bytes", args.max_image_bytes.is_some(), image),
+            ("--max-zip-bytes", args.max_zip_bytes.is_some(), zip),
+            ("--max-unzipped-bytes", args.max_unzipped_bytes.is_some(), zip),
+        ] {
+            if is_given && goes_with != target {
+                return Err(Failure::usage(format!("{flag} goes with --target {name}")));
+            }
+        }
         let runtimes = match (args.runtimes, &self.package.runtime) {
             (named, _) if !named.is_empty() => named,
             (_, Some(runtime)) => vec![self.folder.join(runtime)],
@@ -481,6 +489,7 @@ impl Settings {
             budgets: Budgets {
                 max_zip_bytes: args.max_zip_bytes.or(file.max_zip_bytes),
                 max_unzipped_bytes: args.max_unzipped_bytes.or(file.max_unzipped_bytes),
+                max_image_bytes: args.max_image_bytes.or(file.max_image_bytes),
             },
             max_ready_ms: positive("max_ready_ms", args.max_ready_ms.or(file.max_ready_ms))?,
         })

@@ -47,6 +47,11 @@ impl Site {
         }
     }
 
+    /// What the revisions of a target are called, by the name that journals have for it.
+    pub(crate) fn revision_of(target: &str) -> &'static str {
+        if target.starts_with("cloudrun/") { "revision" } else { "version" }
+    }
+
     /// What its revisions are part of.
     pub(crate) fn deployed(&self) -> String {
         match self {

@@ -6,13 +6,18 @@ use slsml_release::{
 };
 
 use crate::engine::duration;
+use crate::site::Site;
 
 /// What a line of the journal says; none for what is not worth a line.
 pub(crate) fn entry(entry: &Entry, state: &State) -> Option<String> {
     Some(match &entry.fact {
         Fact::Began(began) => format!(
-            "Release {} of {}: version {} by {}",
-            began.release, began.target, began.candidate, began.strategy.name
+            "Release {} of {}: {} {} by {}",
+            began.release,
+            began.target,
+            Site::revision_of(&began.target),
+            began.candidate,
+            began.strategy.name
         ),
         Fact::Dropped => "What was to come next was given up".into(),
         Fact::Intended(intent) if intent.split.is_some() => return None,

@@ -7,6 +7,7 @@ use slsml_release::State;
 use slsml_release::journal::{Entry, Fact};
 
 use crate::engine::{duration, time_of};
+use crate::site::Site;
 use crate::story;
 
 /// Appends to the file that `GITHUB_STEP_SUMMARY` names, if it names one.
@@ -23,8 +24,9 @@ fn markdown(entries: &[Entry], state: &State) -> String {
     let outcome = state.ended.as_ref().map_or("under way".into(), story::outcome);
     let last = entries.last().map_or(state.began, |entry| entry.at);
     let mut text = format!(
-        "### {}: version {stable} to {}\n\n**{}** after {}, {}.\n",
+        "### {}: {} {stable} to {}\n\n**{}** after {}, {}.\n",
         cell(&state.target),
+        Site::revision_of(&state.target),
         cell(&state.candidate.0),
         cell(&outcome),
         duration(last.saturating_sub(state.began)),

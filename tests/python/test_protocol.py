@@ -365,6 +365,40 @@ def test_a_request_whose_client_hangs_up_is_told_of_and_no_failure(folder):
     assert line["httpRequest"]["requestUrl"] == "/v2/models/digits/infer"
 
 
+def test_who_never_sends_a_request_is_hung_up_on_and_who_is_between_two_is_not(folder):
+    server = Server(folder)
+    connect = lambda: socket.create_connection(("127.0.0.1", server.port), timeout=20)
+    began = time.monotonic()
+    with connect() as silent, connect() as half, connect() as kept:
+        half.sendall(b"GET /v2 HTTP/1.1\r\nhost:")
+        ready = b"GET /v2/health/ready HTTP/1.1\r\nhost: x\r\n\r\n"
+        kept.sendall(ready)
+        assert kept.recv(4096).startswith(b"HTTP/1.1 200 ")
+        # An error may be said first.
+        while silent.recv(4096) or half.recv(4096):
+            pass
+        assert 9 < time.monotonic() - began < 16
+        time.sleep(1)
+        kept.sendall(ready)
+        assert kept.recv(4096).startswith(b"HTTP/1.1 200 ")
+        kept.sendall(b"GET /v2 HTTP/1.1\r\nhost:")
+        kept.settimeout(16)
+        while kept.recv(4096):
+            pass
+    server.stop()
+
+
+def test_a_request_that_takes_longer_than_a_stopped_server_waits_is_told_of_as_a_failure(folder):
+    server = Server(folder, SLSML_DRAIN_S="1")
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"POST /v2/models/digits/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        time.sleep(0.2)
+        lines, code = server.stop()
+    (line,) = [line for line in lines if "httpRequest" in line]
+    assert (line["httpRequest"]["status"], line["severity"], code) == (503, "ERROR", 0), line
+    assert "was stopped" in line["message"]
+
+
 def test_a_grpc_message_that_cannot_be_decompressed_is_its_senders_fault(folder):
     server = Server(folder)
     connection = HTTPConnection("127.0.0.1", server.port, timeout=20)

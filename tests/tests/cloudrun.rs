@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use slsml_e2e::chaos::image_mark;
@@ -468,6 +468,21 @@ async fn what_nobody_needs_is_pruned_and_all_of_it_can_be_destroyed() {
     let (code, would) = cloud.run(&["prune", "--keep", "1", "--dry-run"]);
     assert_eq!((code, would["deleted"].as_array().unwrap().len()), (0, 1), "{would}");
     assert_eq!(revisions(), before);
+    // Somebody on another machine works on it.
+    let path = cloud.local.dir().join("releases/cloudrun/local/digits/lease.json");
+    let lease = std::fs::read(&path).unwrap();
+    let mut other: Value = serde_json::from_slice(&lease).unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    other["until_ms"] = u64::try_from(now.as_millis() + 60_000).unwrap().into();
+    (other["holder"]["id"], other["holder"]["machine"]) = ("another".into(), "elsewhere".into());
+    std::fs::write(&path, other.to_string()).unwrap();
+    for args in [&["prune", "--keep", "1"][..], &["destroy", "--yes"]] {
+        let (code, value) = cloud.run(args);
+        assert_eq!(code, 7, "{value}");
+        assert!(value["error"]["message"].as_str().unwrap().contains("is working on"), "{value}");
+    }
+    assert_eq!(revisions(), before);
+    std::fs::write(&path, lease).unwrap();
     let (code, deleted) = cloud.run(&["prune", "--keep", "1"]);
     assert_eq!((code, &deleted["deleted"]), (0, &would["deleted"]), "{deleted}");
     let (_, again) = cloud.run(&["prune", "--keep", "0"]);

@@ -3,7 +3,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use slsml_e2e::slsml::{checkout, command, json, program_for_arm64, programs, run};
 
@@ -174,6 +175,54 @@ fn an_image_is_what_the_specification_says_and_other_tools_read_it() {
     let other = ["package", &*model.to_string_lossy(), "--name", "digits"];
     let (_, value) = json(scratch.path(), &other).unwrap();
     assert!(value["built"]["image"].is_null(), "it is of another model: {value}");
+}
+
+#[test]
+fn an_image_over_its_budget_is_not_written_and_budgets_belong_to_their_target() {
+    let scratch = tempfile::tempdir().unwrap();
+    let model = digits("v1").to_string_lossy().into_owned();
+    let package = |more: &[&str]| {
+        let args = [&["package", &*model, "--name", "digits"][..], more].concat();
+        json(scratch.path(), &args).unwrap()
+    };
+    let (code, value) = package(&["--target", "cloudrun", "--max-image-bytes", "1000"]);
+    let message = value["error"]["message"].as_str().unwrap();
+    assert_eq!(code, 3, "{value}");
+    assert!(message.contains("the budget is 1000") && message.contains("the program"), "{message}");
+    assert!(!scratch.path().join("dist/digits/artifact.json").exists());
+    for wrong in
+        [&["--target", "cloudrun", "--max-zip-bytes", "9"][..], &["--max-image-bytes", "9"]]
+    {
+        let (code, value) = package(wrong);
+        assert_eq!(code, 2, "{value}");
+        assert!(value["error"]["message"].as_str().unwrap().contains("goes with"), "{value}");
+    }
+}
+
+#[test]
+fn packaged_for_both_targets_at_once_both_are_in_the_record() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("dist/digits");
+    std::fs::create_dir_all(&folder).unwrap();
+    let model = digits("v1").to_string_lossy().into_owned();
+    // A third that is about to write there.
+    let lock = std::fs::File::open(&folder).unwrap();
+    lock.lock().unwrap();
+    let package = |target| {
+        let args = ["--json", "package", &*model, "--name", "digits", "--target", target];
+        let mut command = command(&args).unwrap();
+        command.current_dir(scratch.path()).stdout(Stdio::null()).spawn().unwrap()
+    };
+    let both = ["lambda", "cloudrun"].map(package);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "they wait");
+    drop(lock);
+    for mut one in both {
+        assert!(one.wait().unwrap().success());
+    }
+    let artifact = slsml_package::Artifact::read(&folder).unwrap();
+    artifact.for_lambda().unwrap();
+    artifact.for_cloudrun().unwrap();
 }
 
 #[test]

@@ -9,6 +9,7 @@ use google_cloud_auth::credentials::{AccessTokenCredentials, Builder};
 use http::HeaderMap;
 use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
+use slsml_release::ports::causes;
 
 use crate::CloudRunError;
 
@@ -70,8 +71,9 @@ impl Google {
     /// Finds credentials as Google's libraries do (Application Default Credentials). Nothing is sent
     /// yet.
     pub fn connect(connect: Connect) -> Result<Google, CloudRunError> {
-        let why =
-            |error: &dyn std::error::Error| CloudRunError::NoCredentials { why: causes(error) };
+        let why = |error: &(dyn std::error::Error + 'static)| CloudRunError::NoCredentials {
+            why: causes(error),
+        };
         let credentials = match connect.endpoint {
             Some(_) => None,
             None => {
@@ -303,19 +305,4 @@ fn refused(call: &'static str, status: StatusCode, bytes: &[u8]) -> CloudRunErro
         code: error["status"].as_str().unwrap_or(status.as_str()).to_owned(),
         message: error["message"].as_str().map_or_else(text, str::to_owned),
     }
-}
-
-/// An error and its causes on one line.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }

@@ -1,6 +1,7 @@
 //! Everything an answer needs.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use slsml_inference::{InferRequest, Limits, ProtocolError, Service, failed};
@@ -25,6 +26,8 @@ pub(crate) struct App {
     pub(crate) pace: Arc<Pace>,
     pub(crate) traces: Option<Traces>,
     pub(crate) settings: Settings,
+    /// Whether requests in flight are given up, as the time to answer them is over.
+    pub(crate) cuts_off: AtomicBool,
 }
 
 /// Why a request has no answer of the model's.
@@ -70,8 +73,17 @@ impl App {
         };
         let traces = settings.traces.then(|| Traces::connect(&service.name, &service.version));
         let (traces, settings) = (traces.transpose()?, settings.clone());
-        let gathered = Gathered::default();
-        Ok(Arc::new(App { service, batches, gathered, queue, stats, pace, traces, settings }))
+        Ok(Arc::new(App {
+            service,
+            batches,
+            gathered: Gathered::default(),
+            queue,
+            stats,
+            pace,
+            traces,
+            settings,
+            cuts_off: AtomicBool::new(false),
+        }))
     }
 
     /// Runs the model for a request once a thread is free. A run that takes less time than waking

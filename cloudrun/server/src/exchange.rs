@@ -1,6 +1,7 @@
 //! A request and its answer, as metrics, the log and traces tell of it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use http::{Extensions, HeaderMap, Method};
@@ -10,7 +11,8 @@ use crate::log::{Access, TraceContext};
 use crate::stats::InFlight;
 use crate::traces::ServerSpan;
 
-/// One that is under way. One that is dropped before its end is one whose client hung up.
+/// One that is under way. One that is dropped before its end has no answer: its client hung up, the
+/// container was stopped, or answering it panicked.
 pub(crate) struct Exchange {
     app: Arc<App>,
     began: Instant,
@@ -31,7 +33,13 @@ pub(crate) struct Asked {
 }
 
 /// The status of a request whose client hung up, as nginx has it.
-const HUNG_UP: u16 = 499;
+const HUNG_UP: (u16, &str) = (499, "the client hung up");
+
+/// That of one that took longer than a container that is told to stop waits.
+const CUT_OFF: (u16, &str) = (503, "the container was stopped before it was answered");
+
+/// That of one that brought its thread down.
+const PANICKED: (u16, &str) = (500, "answering it panicked");
 
 /// What the model answered, on its way to whoever counts it.
 #[derive(Clone, Copy, Debug)]
@@ -106,11 +114,16 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.over {
+            let (status, error) = match self.app.cuts_off.load(Ordering::Relaxed) {
+                _ if std::thread::panicking() => PANICKED,
+                true => CUT_OFF,
+                false => HUNG_UP,
+            };
             self.tell(&Ended {
-                status: HUNG_UP,
+                status,
                 request_bytes: 0,
                 response_bytes: 0,
-                error: Some("the client hung up"),
+                error: Some(error),
                 extensions: &Extensions::new(),
             });
         }

@@ -16,6 +16,7 @@ mod pace;
 mod queue;
 mod rest;
 mod settings;
+mod silence;
 mod stats;
 mod traces;
 mod workers;

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,10 +16,12 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::io::InspectReader;
 use tonic::body::Body;
 
 use crate::app::App;
 use crate::settings::Settings;
+use crate::silence::{self, Silence};
 use crate::{grpc, log, rest};
 
 /// The most bytes of a request's headers.
@@ -26,9 +29,6 @@ const HEADER_BYTES: usize = 64 << 10;
 
 /// How many requests one HTTP/2 connection may have at once.
 const STREAMS: u32 = 256;
-
-/// How long a client may be silent within a request's headers.
-const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long nothing must have come before a server that is to stop stops listening.
 const QUIET: Duration = Duration::from_millis(250);
@@ -77,15 +77,17 @@ impl Connections {
         };
         // Answers come in one piece; failing to say so costs time, nothing else.
         let _ = stream.set_nodelay(true);
-        let (app, draining) = (self.app.clone(), self.draining.clone());
+        let silence = Arc::new(Silence::new());
+        let heard = silence.clone();
+        let stream = InspectReader::new(stream, move |_: &[u8]| heard.heard());
+        let (app, draining, told) = (self.app.clone(), self.draining.clone(), silence.clone());
         let service = hyper::service::service_fn(move |request| {
-            answer(app.clone(), draining.clone(), request)
+            answer(app.clone(), draining.clone(), told.clone(), request)
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS_WITHIN)
+            .header_read_timeout(None)
             .max_buf_size(HEADER_BYTES)
             .http2()
             .timer(TokioTimer::new())
@@ -96,8 +98,11 @@ impl Connections {
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = self.graceful.watch(connection);
         tokio::spawn(async move {
+            let mut connection = pin!(connection);
             // A client that goes away is no error of ours.
-            let _ = connection.await;
+            while tokio::time::timeout(silence::LOOK, &mut connection).await.is_err()
+                && !silence.is_too_long()
+            {}
         });
     }
 
@@ -121,6 +126,7 @@ impl Connections {
         let left = end.saturating_duration_since(Instant::now());
         let finished = tokio::time::timeout(left, self.graceful.shutdown()).await;
         if finished.is_err() {
+            self.app.cuts_off.store(true, Ordering::Relaxed);
             let cut = self.app.stats.in_flight();
             log::error("requests were cut off", &format!("{cut} took longer than {limit:?}"));
         }
@@ -131,8 +137,10 @@ impl Connections {
 async fn answer(
     app: Arc<App>,
     draining: Arc<AtomicBool>,
+    silence: Arc<Silence>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    silence.asked();
     let version = request.version();
     let mut response = match grpc::is_grpc(request.headers()) {
         true => grpc::answer(app, request).await,
@@ -141,5 +149,6 @@ async fn answer(
     if draining.load(Ordering::Relaxed) && version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    silence.answered(version);
     Ok(response)
 }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::{EntryRecord, LambdaZip};
+use crate::{Arch, EntryRecord, Holds, Image, LambdaZip};
 
 /// What Lambda holds unpacked, function and layers together, in bytes.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
@@ -18,6 +18,8 @@ pub struct Budgets {
     pub max_zip_bytes: Option<u64>,
     /// Of what is in it.
     pub max_unzipped_bytes: Option<u64>,
+    /// Of an image: all its blobs, as they are pushed.
+    pub max_image_bytes: Option<u64>,
 }
 
 /// What weighs too much.
@@ -38,6 +40,27 @@ pub enum OverBudget {
          of it, {share} bytes, is {largest}"
     )]
     Lambda { bytes: u64, largest: String, share: u64 },
+    #[error(
+        "the image has {bytes} bytes, the budget is {budget}; most of it, {share} bytes, is {largest}"
+    )]
+    Image { bytes: u64, budget: u64, largest: String, share: u64 },
+}
+
+/// Compares an image with the user's limit.
+pub(crate) fn check_image(image: &Image, budgets: &Budgets) -> Result<(), OverBudget> {
+    let bytes = image.bytes;
+    let Some(budget) = budgets.max_image_bytes.filter(|budget| bytes > *budget) else {
+        return Ok(());
+    };
+    let of = |holds, arch: Arch| match holds {
+        Holds::Runtime => format!("the program for {arch}"),
+        Holds::Model => "the model".into(),
+    };
+    let layers = image.platforms.iter().flat_map(|platform| {
+        platform.layers.iter().map(|layer| (layer.bytes, of(layer.holds, platform.arch)))
+    });
+    let (share, largest) = layers.max().unwrap_or_default();
+    Err(OverBudget::Image { bytes, budget, largest, share })
 }
 
 /// Compares a zip with Lambda's limit and the user's.

@@ -126,6 +126,8 @@ pub struct ImageParts<'a> {
     pub version: Option<&'a str>,
     /// The time files carry, in seconds since 1970.
     pub modified: Option<i64>,
+    /// Whether size is worth a minute.
+    pub smallest: bool,
 }
 
 /// An image in memory: its record and its blobs by digest.
@@ -181,10 +183,11 @@ pub fn make_image(parts: &ImageParts<'_>) -> Result<Made, ImageError> {
     let model = format!("{MODEL_FOLDER}/{MODEL_FILE}");
     let manifest = format!("{MODEL_FOLDER}/{MANIFEST_FILE}");
     let files = [(&*manifest, parts.manifest, 0o644), (&*model, parts.model, 0o644)];
-    let model = pack(tar(seconds, &[MODEL_FOLDER], &files)?)?;
+    let model = pack(tar(seconds, &[MODEL_FOLDER], &files)?, parts.smallest)?;
     let (mut blobs, mut platforms, mut listed) = (Vec::new(), Vec::new(), Vec::new());
     for (arch, program) in parts.programs {
-        let program = pack(tar(seconds, &[], &[(SERVER, program, 0o755)])?)?;
+        let program = tar(seconds, &[], &[(SERVER, program, 0o755)])?;
+        let program = pack(program, parts.smallest)?;
         let layers = [&program, &model];
         let config = Blob::new(serde_json::to_vec(&config(parts, *arch, seconds, layers)?)?);
         let descriptors = layers
@@ -302,18 +305,29 @@ fn tar(
 }
 
 /// Compresses an archive where that pays.
-fn pack(archive: Vec<u8>) -> Result<Packed, ImageError> {
+fn pack(archive: Vec<u8>, smallest: bool) -> Result<Packed, ImageError> {
     let unpacked = archive.len() as u64;
     if deflated_share(&archive) > WORTH_COMPRESSING {
         let blob = Blob::new(archive);
         let diff_id = blob.sha256.clone();
         return Ok(Packed { blob, media_type: MediaType::ImageLayer, diff_id, unpacked });
     }
-    let mut gzip = GzEncoder::new(Vec::with_capacity(archive.len() / 2), Compression::best());
-    gzip.write_all(&archive).map_err(ImageError::Layer)?;
-    let blob = Blob::new(gzip.finish().map_err(ImageError::Layer)?);
+    let small = if smallest { with_zopfli(&archive) } else { with_gzip(&archive) };
+    let blob = Blob::new(small.map_err(ImageError::Layer)?);
     let diff_id = sha256_hex(&archive);
     Ok(Packed { blob, media_type: MediaType::ImageLayerGzip, diff_id, unpacked })
+}
+
+fn with_gzip(archive: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut gzip = GzEncoder::new(Vec::with_capacity(archive.len() / 2), Compression::best());
+    gzip.write_all(archive)?;
+    gzip.finish()
+}
+
+fn with_zopfli(archive: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut small = Vec::with_capacity(archive.len() / 2);
+    zopfli::compress(zopfli::Options::default(), zopfli::Format::Gzip, archive, &mut small)?;
+    Ok(small)
 }
 
 fn config(
@@ -436,6 +450,7 @@ mod tests {
             revision: Some("abc"),
             version: None,
             modified: None,
+            smallest: false,
         }
     }
 
@@ -472,6 +487,21 @@ mod tests {
         assert_eq!(listed(1), ("arm64".into(), second.digest.clone().into()));
         assert_eq!(index["annotations"]["org.opencontainers.image.revision"], "abc");
         assert!(matches!(both.docker_archive("x", None), Err(ImageError::OnePlatform)));
+    }
+
+    #[test]
+    fn the_smallest_layer_is_smaller_and_holds_the_same() {
+        let archive: Vec<u8> =
+            (0..60_000_u32).flat_map(|i| (i * i).to_string().into_bytes()).collect();
+        let [usual, smallest] =
+            [false, true].map(|smallest| pack(archive.clone(), smallest).unwrap());
+        assert!(smallest.blob.bytes.len() < usual.blob.bytes.len());
+        assert_eq!(smallest.diff_id, usual.diff_id);
+        let mut plain = Vec::new();
+        let mut gzip = flate2::read::GzDecoder::new(&*smallest.blob.bytes);
+        std::io::Read::read_to_end(&mut gzip, &mut plain).unwrap();
+        assert_eq!(plain, archive);
+        assert_eq!(smallest.blob.bytes, pack(archive, true).unwrap().blob.bytes);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Putting an artifact on disk: whole files appear or nothing changes, the record last.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io::{Cursor, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -131,6 +131,7 @@ pub fn package_lambda(folder: &Path, from: &Ingredients<'_>) -> Result<Artifact,
         entries: entries.iter().map(&mut record).collect::<Result<_, _>>()?,
     };
     budget::check(&lambda, &from.budgets)?;
+    let _lock = lock(folder)?;
     let artifact = Artifact { lambda: Some(lambda), ..record_in(folder, from, &model_sha256)? };
     write_whole(&folder.join(ZIP_FILE), &bytes)?;
     write_record(folder, &artifact)?;
@@ -158,8 +159,11 @@ pub fn package_image(
         revision: from.revision,
         version: from.version,
         modified: from.modified,
+        smallest: from.smallest,
     };
     let made = make_image(&parts)?;
+    budget::check_image(&made.image, &from.budgets)?;
+    let _lock = lock(folder)?;
     let artifact =
         Artifact { image: Some(made.image.clone()), ..record_in(folder, from, &model_sha256)? };
     // First what may fail: an image that is in its folder and not in the record is of no use.
@@ -217,14 +221,13 @@ fn manifest(from: &Ingredients<'_>) -> Result<(String, Vec<u8>), WriteError> {
     Ok((manifest.model_sha256, json))
 }
 
-/// The record in a folder, which is made. What was made of the very same model for another target stays
+/// The record in a folder. What was made of the very same model for another target stays
 /// in it, and so does a Dockerfile; one of another model would be built by mistake.
 fn record_in(
     folder: &Path,
     from: &Ingredients<'_>,
     model_sha256: &str,
 ) -> Result<Artifact, WriteError> {
-    create(folder)?;
     let fresh = Artifact {
         schema: Artifact::schema(),
         name: from.name.into(),
@@ -257,9 +260,17 @@ fn record_in(
     }
 }
 
-fn create(folder: &Path) -> Result<(), WriteError> {
-    std::fs::create_dir_all(folder)
-        .map_err(|source| WriteError::Io { path: folder.to_owned(), source })
+/// Makes a folder, and keeps others who package into it out until this is dropped: they add to one
+/// record.
+fn lock(folder: &Path) -> Result<File, WriteError> {
+    let failed = |source| WriteError::Io { path: folder.to_owned(), source };
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    let file = File::open(folder).map_err(failed)?;
+    match file.lock() {
+        // Some network file systems know no locks.
+        Err(error) if error.kind() != std::io::ErrorKind::Unsupported => Err(failed(error)),
+        _ => Ok(file),
+    }
 }
 
 fn write_record(folder: &Path, artifact: &Artifact) -> Result<(), WriteError> {

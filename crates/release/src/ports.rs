@@ -70,6 +70,21 @@ impl fmt::Display for PortError {
 
 impl std::error::Error for PortError {}
 
+/// An error and its causes on one line. What a message has of its cause already is not said twice.
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
 /// Where traffic is divided: an alias, a service.
 #[allow(async_fn_in_trait)]
 pub trait Target {

@@ -3,7 +3,7 @@
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
-use slsml_release::ports::PortError;
+use slsml_release::ports::{PortError, causes};
 use thiserror::Error;
 
 /// Why Lambda could not be brought to do something.
@@ -127,18 +127,6 @@ impl LambdaError {
             _ => return None,
         })
     }
-}
-
-/// An error and its causes on one line.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 impl From<LambdaError> for PortError {
