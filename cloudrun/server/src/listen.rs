@@ -30,6 +30,13 @@ const HEADER_BYTES: usize = 64 << 10;
 /// How many requests one HTTP/2 connection may have at once.
 const STREAMS: u32 = 256;
 
+/// How many bytes of an HTTP/2 request may come before they are read, and twice as many of all those of a
+/// connection. An image of 224 x 224 fits, so that nobody waits for leave to send the rest of one.
+const WINDOW: u32 = 1 << 20;
+
+/// How many bytes may come in one frame: the fewer, the less there is to do for each.
+const FRAME: u32 = 256 << 10;
+
 /// How long nothing must have come before a server that is to stop stops listening.
 const QUIET: Duration = Duration::from_millis(250);
 
@@ -94,7 +101,9 @@ impl Connections {
             .max_header_list_size(HEADER_BYTES as u32)
             .max_concurrent_streams(STREAMS)
             .keep_alive_interval(Duration::from_secs(30))
-            .adaptive_window(true);
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(2 * WINDOW)
+            .max_frame_size(FRAME);
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = self.graceful.watch(connection);
         tokio::spawn(async move {
