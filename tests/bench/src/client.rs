@@ -135,7 +135,7 @@ impl Client {
 /// What became of a load.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    /// How long answered requests took, sorted.
+    /// How long answered requests took.
     pub(crate) took: Vec<Duration>,
     pub(crate) refused_503: u64,
     pub(crate) other_errors: u64,
@@ -143,13 +143,25 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
+    /// Another load of the same server.
+    pub(crate) fn add(&mut self, other: Loaded) {
+        self.took.extend(other.took);
+        self.refused_503 += other.refused_503;
+        self.other_errors += other.other_errors;
+        self.lasted += other.lasted;
+    }
+
     pub(crate) fn per_second(&self) -> f64 {
         self.took.len() as f64 / self.lasted.as_secs_f64()
     }
 
     pub(crate) fn p99_ms(&self) -> f64 {
-        let at = self.took.len().saturating_sub(1) * 99 / 100;
-        self.took.get(at).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+        let mut took = self.took.clone();
+        let at = took.len().saturating_sub(1) * 99 / 100;
+        if took.is_empty() {
+            return f64::NAN;
+        }
+        took.select_nth_unstable(at).1.as_secs_f64() * 1e3
     }
 }
 
@@ -172,13 +184,9 @@ pub(crate) async fn load(
         .collect();
     let mut all = Loaded::default();
     for task in tasks {
-        let one = task.await?;
-        all.took.extend(one.took);
-        all.refused_503 += one.refused_503;
-        all.other_errors += one.other_errors;
+        all.add(task.await?);
     }
     all.lasted = began.elapsed();
-    all.took.sort_unstable();
     Ok(all)
 }
 
