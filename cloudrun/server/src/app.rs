@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slsml_inference::{InferRequest, Limits, ProtocolError, Service, failed};
 use slsml_model::{MANIFEST_FILE, MODEL_FILE, Manifest, Model, RunError, Tensor};
@@ -10,22 +10,28 @@ use tokio::sync::oneshot;
 
 use crate::batch::Batches;
 use crate::gather::Gathered;
+use crate::log;
 use crate::pace::Pace;
-use crate::queue::{Full, Job, Queue};
+use crate::queue::{Full, Job, Queue, elements};
+use crate::room::{NoRoom, Room};
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::traces::Traces;
-use crate::{log, workers};
+use crate::workers::{self, Runner};
 
 pub(crate) struct App {
     pub(crate) service: Service,
-    batches: Arc<Batches>,
+    runner: Arc<Runner>,
     gathered: Gathered,
     pub(crate) queue: Arc<Queue>,
+    pub(crate) room: Arc<Room>,
     pub(crate) stats: Arc<Stats>,
-    pub(crate) pace: Arc<Pace>,
     pub(crate) traces: Option<Traces>,
     pub(crate) settings: Settings,
+    /// How long the first request of a batch waits for others.
+    delay: Duration,
+    /// Whether the container is told to stop.
+    pub(crate) draining: AtomicBool,
     /// Whether requests in flight are given up, as the time to answer them is over.
     pub(crate) cuts_off: AtomicBool,
 }
@@ -45,6 +51,12 @@ impl From<ProtocolError> for Refusal {
     }
 }
 
+impl From<NoRoom> for Refusal {
+    fn from(NoRoom: NoRoom) -> Refusal {
+        Refusal::Busy
+    }
+}
+
 impl App {
     /// Loads the model and starts its threads; to be called within the server's runtime.
     pub(crate) fn load(settings: &Settings) -> Result<Arc<App>, Box<dyn std::error::Error>> {
@@ -59,9 +71,11 @@ impl App {
         let stats = Stats::new();
         let pace = Arc::new(Pace::new());
         let queue = Arc::new(Queue::new(settings.threads, pace.clone()));
-        let batches = Arc::new(Batches::of(&model, settings.batch_size));
-        let (threads, delay) = (settings.threads, settings.batch_delay);
-        workers::start(threads, delay, &model, &batches, &queue, &stats, &pace)?;
+        let batches = Batches::of(&model, settings.batch_size);
+        // Where nothing runs together there is nobody to wait for.
+        let delay = if batches.are_allowed() { settings.batch_delay } else { Duration::ZERO };
+        let runner = Arc::new(Runner { model: model.clone(), batches, stats: stats.clone(), pace });
+        workers::start(settings.threads, &runner, &queue, delay)?;
         let service = Service {
             name: manifest.name,
             // Cloud Run's name of the revision says which release answered.
@@ -75,13 +89,15 @@ impl App {
         let (traces, settings) = (traces.transpose()?, settings.clone());
         Ok(Arc::new(App {
             service,
-            batches,
+            runner,
             gathered: Gathered::default(),
             queue,
+            room: Room::new(settings.requests_bytes),
             stats,
-            pace,
             traces,
             settings,
+            delay,
+            draining: AtomicBool::new(false),
             cuts_off: AtomicBool::new(false),
         }))
     }
@@ -90,20 +106,17 @@ impl App {
     /// another thread twice is done at once, where nobody waits.
     pub(crate) async fn run(&self, request: &mut InferRequest) -> Result<Vec<Tensor>, Refusal> {
         let inputs = std::mem::take(&mut request.inputs);
-        let may_wait = self.settings.batch_delay > Duration::ZERO;
-        if self.pace.is_quick() && self.queue.len() == 0 && !may_wait {
-            if self.stats.in_flight() > 1 && self.batches.are_allowed() {
+        let is_quick = self.runner.pace.is_quick(elements(&inputs));
+        if is_quick && self.queue.len() == 0 && self.delay.is_zero() {
+            if self.stats.in_flight() > 1 && self.runner.batches.are_allowed() {
                 return self.run_with_others(inputs).await;
             }
-            let began = Instant::now();
-            let answer = self.service.model.run(inputs);
-            self.pace.took(began.elapsed());
-            self.stats.ran(1);
-            return answer.map_err(|error| failed(&error).into());
+            let answer = self.runner.run(vec![inputs]).pop();
+            return answered(answer);
         }
         let (reply, answer) = oneshot::channel();
         self.queue.push(Job { inputs, reply }).map_err(|Full| Refusal::Busy)?;
-        answered(answer).await
+        answered(answer.await.ok())
     }
 
     /// Runs the model for a request and those that are read at the same moment.
@@ -113,23 +126,21 @@ impl App {
         // What else has come is read first.
         tokio::task::yield_now().await;
         while answer.is_empty() {
-            let jobs = self.gathered.take(|jobs, next| self.batches.fits(jobs, next));
+            let jobs = self.gathered.take(|jobs, next| self.runner.batches.fits(jobs, next));
             if jobs.is_empty() {
                 // Another thread is running it.
                 break;
             }
-            workers::run(&self.service.model, &self.batches, &self.stats, &self.pace, jobs);
+            self.runner.answer(jobs);
         }
-        answered(answer).await
+        answered(answer.await.ok())
     }
 }
 
-async fn answered(
-    answer: oneshot::Receiver<Result<Vec<Tensor>, RunError>>,
-) -> Result<Vec<Tensor>, Refusal> {
-    match answer.await {
-        Ok(Ok(tensors)) => Ok(tensors),
-        Ok(Err(error)) => Err(failed(&error).into()),
-        Err(_) => Err(ProtocolError::Failed("the thread that ran it ended".into()).into()),
+fn answered(answer: Option<Result<Vec<Tensor>, RunError>>) -> Result<Vec<Tensor>, Refusal> {
+    match answer {
+        Some(Ok(tensors)) => Ok(tensors),
+        Some(Err(error)) => Err(failed(&error).into()),
+        None => Err(ProtocolError::Failed("the thread that ran it ended".into()).into()),
     }
 }

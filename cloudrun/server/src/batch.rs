@@ -84,33 +84,42 @@ impl Batches {
         self.most > 1
     }
 
-    /// Whether one more can run with those.
-    pub(crate) fn fits(&self, jobs: &[Job], next: &Job) -> bool {
-        let all = jobs.iter().map(rows).sum::<usize>() + rows(next);
+    /// Whether the next one can run with those, or any could.
+    pub(crate) fn fits(&self, jobs: &[Job], next: Option<&Job>) -> bool {
+        let own: usize = jobs.iter().map(rows).sum();
+        let Some(next) = next else { return own < self.most };
+        let all = own + rows(next);
         all <= self.most
             && jobs.first().is_some_and(|first| alike(first, next))
             && !self.trust().is_broken(jobs.iter().chain([next]).map(|job| (rows(job), all)))
     }
 
-    /// Runs them, together where that is trusted; an answer for each, in their order. One that
-    /// fails has no others fail with it.
-    pub(crate) fn run(&self, model: &Model, mut jobs: Vec<Vec<Tensor>>) -> Vec<Answer> {
-        if jobs.len() < 2 {
-            return jobs.drain(..).map(|inputs| model.run(inputs)).collect();
+    /// Runs them, together where that is trusted; an answer for each, in their order, and how many runs
+    /// it took. One that fails has no others fail with it.
+    pub(crate) fn run(&self, model: &Model, jobs: Vec<Vec<Tensor>>) -> (Vec<Answer>, usize) {
+        let count = jobs.len();
+        let each_alone = |jobs: Vec<Vec<Tensor>>| -> Vec<Answer> {
+            jobs.into_iter().map(|inputs| model.run(inputs)).collect()
+        };
+        if count < 2 {
+            return (each_alone(jobs), count);
         }
         let each: Vec<usize> = jobs.iter().map(|inputs| inputs[0].shape()[0]).collect();
         let rows = each.iter().sum();
         let pairs: Vec<Pair> = each.iter().map(|own| (*own, rows)).collect();
         let way = self.trust().way(&pairs);
-        let mut together = if way == Way::Alone { None } else { together(model, &jobs, &each) };
+        if way == Way::Alone {
+            return (each_alone(jobs), count);
+        }
+        let mut together = together(model, &jobs, &each);
         if way == Way::Together
             && let Some(answers) = together.take()
         {
-            return answers.into_iter().map(Ok).collect();
+            return (answers.into_iter().map(Ok).collect(), 1);
         }
-        let alone: Vec<Answer> = jobs.into_iter().map(|inputs| model.run(inputs)).collect();
+        let alone = each_alone(jobs);
         // A request that fails alone says nothing about the others.
-        if way != Way::Alone && alone.iter().all(Result::is_ok) {
+        if alone.iter().all(Result::is_ok) {
             let mut trust = self.trust();
             for (at, (pair, answer)) in pairs.into_iter().zip(&alone).enumerate() {
                 let same = together
@@ -128,7 +137,7 @@ impl Batches {
                 trust.saw(pair, same);
             }
         }
-        alone
+        (alone, count + 1)
     }
 
     fn trust(&self) -> std::sync::MutexGuard<'_, Trust> {
@@ -146,8 +155,8 @@ fn rows(job: &Job) -> usize {
 }
 
 fn alike(one: &Job, other: &Job) -> bool {
-    let rest = |tensor: &Tensor| tensor.shape().get(1..).map(<[usize]>::to_vec);
-    one.inputs.iter().map(rest).eq(other.inputs.iter().map(rest))
+    let pairs = one.inputs.iter().zip(&other.inputs);
+    pairs.into_iter().all(|(one, other)| one.shape().get(1..) == other.shape().get(1..))
 }
 
 /// The answers of one run; none if it fails or gives something else than a row for a row.

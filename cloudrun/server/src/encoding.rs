@@ -57,9 +57,8 @@ pub(crate) fn compressed(headers: &HeaderMap, body: &[u8]) -> Option<(&'static s
     let accepts = |name: &str| {
         accepted.split(',').any(|one| {
             let (coding, weight) = one.split_once(';').unwrap_or((one, ""));
-            coding.trim() == name
-                && !weight.replace(' ', "").starts_with("q=0;")
-                && weight.replace(' ', "") != "q=0"
+            let weight = weight.trim().strip_prefix("q=").and_then(|text| text.parse::<f32>().ok());
+            coding.trim() == name && weight != Some(0.0)
         })
     };
     if accepts("gzip") {
@@ -98,7 +97,9 @@ mod tests {
             assert_eq!(error.status(), 413, "a bomb is refused");
             assert_eq!(decompressed(&encoded, &small[..9], 5000).unwrap_err().status(), 400);
         }
-        assert!(compressed(&headers(ACCEPT_ENCODING, "gzip;q=0"), &body).is_none());
+        for refuses in ["gzip;q=0", "gzip; q=0.0", "br"] {
+            assert!(compressed(&headers(ACCEPT_ENCODING, refuses), &body).is_none());
+        }
         assert!(compressed(&headers(ACCEPT_ENCODING, "gzip"), b"small").is_none());
         let unknown = decompressed(&headers(CONTENT_ENCODING, "br"), &body, 5000).unwrap_err();
         assert!(unknown.to_string().contains("`br` is not known"));

@@ -20,12 +20,12 @@ impl Gathered {
     }
 
     /// The first, and those behind it that `fits` lets run with it; none if there is none.
-    pub(crate) fn take(&self, fits: impl Fn(&[Job], &Job) -> bool) -> Vec<Job> {
+    pub(crate) fn take(&self, fits: impl Fn(&[Job], Option<&Job>) -> bool) -> Vec<Job> {
         let mut waiting = self.lock();
         // Whoever hung up in the meantime wants no answer.
         waiting.retain(|job| !job.reply.is_closed());
         let mut jobs: Vec<Job> = waiting.pop_front().into_iter().collect();
-        while waiting.front().is_some_and(|next| fits(&jobs, next)) {
+        while waiting.front().is_some_and(|next| fits(&jobs, Some(next))) {
             jobs.extend(waiting.pop_front());
         }
         jobs

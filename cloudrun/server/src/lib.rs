@@ -15,6 +15,7 @@ mod log;
 mod pace;
 mod queue;
 mod rest;
+mod room;
 mod settings;
 mod silence;
 mod stats;

@@ -13,9 +13,10 @@ use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::io::InspectReader;
 use tonic::body::Body;
 
@@ -37,6 +38,9 @@ const WINDOW: u32 = 1 << 20;
 /// How many bytes may come in one frame: the fewer, the less there is to do for each.
 const FRAME: u32 = 256 << 10;
 
+/// How long a client may leave what was sent to it unread.
+const UNREAD: Duration = Duration::from_secs(60);
+
 /// How long nothing must have come before a server that is to stop stops listening.
 const QUIET: Duration = Duration::from_millis(250);
 
@@ -47,7 +51,7 @@ pub(crate) async fn serve(app: Arc<App>, settings: &Settings) -> std::io::Result
     let mut interrupt = signal(SignalKind::interrupt())?;
     log::note(&format!("listening on port {}", listener.local_addr()?.port()));
     let connections =
-        Connections { app, draining: Arc::default(), graceful: GracefulShutdown::new() };
+        Connections { app, crowded: Arc::default(), end: watch::Sender::new(End::NotYet) };
     loop {
         tokio::select! {
             accepted = listener.accept() => connections.take(accepted).await,
@@ -68,29 +72,43 @@ async fn bind(port: u16) -> std::io::Result<TcpListener> {
     }
 }
 
+/// How near a container's end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    NotYet,
+    /// Whoever asks over HTTP/2 is told to go elsewhere: it knows which of its requests are still answered.
+    /// Over HTTP/1.1 the next answer says so, because a connection closed before it may lose a request.
+    Near,
+    /// Connections on which nothing is under way are closed.
+    Here,
+}
+
 struct Connections {
     app: Arc<App>,
-    /// Whether each answer is the last of its connection.
-    draining: Arc<AtomicBool>,
-    graceful: GracefulShutdown,
+    /// Whether there are more than can be had.
+    crowded: Arc<AtomicBool>,
+    /// What connections are told; each of them listens as long as it lives.
+    end: watch::Sender<End>,
 }
 
 impl Connections {
     async fn take(&self, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
+        self.crowded.store(accepted.is_err(), Ordering::Relaxed);
         let Ok((stream, _)) = accepted else {
-            // Out of file descriptors, most likely: others may be closed soon.
+            // Out of file descriptors, most likely: who asks nothing is closed soon.
             tokio::time::sleep(Duration::from_millis(20)).await;
             return;
         };
-        // Answers come in one piece; failing to say so costs time, nothing else.
+        // Answers come in one piece, and whoever does not read them is not waited for. Failing to say so
+        // costs time, nothing else.
         let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD));
         let silence = Arc::new(Silence::new());
         let heard = silence.clone();
-        let stream = InspectReader::new(stream, move |_: &[u8]| heard.heard());
-        let (app, draining, told) = (self.app.clone(), self.draining.clone(), silence.clone());
-        let service = hyper::service::service_fn(move |request| {
-            answer(app.clone(), draining.clone(), told.clone(), request)
-        });
+        let stream = InspectReader::new(stream, move |bytes: &[u8]| heard.heard(bytes));
+        let (app, told) = (self.app.clone(), silence.clone());
+        let service =
+            hyper::service::service_fn(move |request| answer(app.clone(), told.clone(), request));
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -105,23 +123,44 @@ impl Connections {
             .initial_connection_window_size(2 * WINDOW)
             .max_frame_size(FRAME);
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = self.graceful.watch(connection);
+        let (mut end, crowded) = (self.end.subscribe(), self.crowded.clone());
         tokio::spawn(async move {
             let mut connection = pin!(connection);
-            // A client that goes away is no error of ours.
-            while tokio::time::timeout(silence::LOOK, &mut connection).await.is_err()
-                && !silence.is_too_long()
-            {}
+            let mut told = false;
+            loop {
+                tokio::select! {
+                    // A client that goes away is no error of ours.
+                    _ = &mut connection => break,
+                    Ok(()) = end.changed() => {}
+                    () = tokio::time::sleep(silence::LOOK) => {
+                        if silence.is_too_long(crowded.load(Ordering::Relaxed)) {
+                            break;
+                        }
+                    }
+                }
+                let leaves = match *end.borrow() {
+                    End::NotYet => false,
+                    End::Near => silence.is_http2(),
+                    End::Here => true,
+                };
+                if leaves && !told {
+                    connection.as_mut().graceful_shutdown();
+                    told = true;
+                }
+            }
         });
     }
 
     /// Answers what is in flight or still comes, closes connections with their next answer, and
-    /// stops listening once nothing has come for a moment.
+    /// stops listening once nothing has come for a moment, or when half of the time is over: what has
+    /// come by then shall be answered, too.
     async fn drain(self, listener: TcpListener, limit: Duration) {
-        self.draining.store(true, Ordering::Relaxed);
-        let end = Instant::now() + limit;
-        let mut quiet_since = Instant::now();
-        while Instant::now() < end && quiet_since.elapsed() < QUIET {
+        self.app.draining.store(true, Ordering::Relaxed);
+        self.end.send_replace(End::Near);
+        let began = Instant::now();
+        let end = began + limit;
+        let mut quiet_since = began;
+        while began.elapsed() < limit / 2 && quiet_since.elapsed() < QUIET {
             let accepted = tokio::time::timeout(QUIET / 10, listener.accept()).await;
             if let Ok(accepted) = accepted {
                 self.take(accepted).await;
@@ -133,11 +172,13 @@ impl Connections {
         }
         drop(listener);
         let left = end.saturating_duration_since(Instant::now());
-        let finished = tokio::time::timeout(left, self.graceful.shutdown()).await;
-        if finished.is_err() {
+        self.end.send_replace(End::Here);
+        if tokio::time::timeout(left, self.end.closed()).await.is_err() {
             self.app.cuts_off.store(true, Ordering::Relaxed);
             let cut = self.app.stats.in_flight();
-            log::error("requests were cut off", &format!("{cut} took longer than {limit:?}"));
+            if cut > 0 {
+                log::error("requests were cut off", &format!("{cut} took longer than {limit:?}"));
+            }
         }
         self.app.queue.close();
     }
@@ -145,17 +186,16 @@ impl Connections {
 
 async fn answer(
     app: Arc<App>,
-    draining: Arc<AtomicBool>,
     silence: Arc<Silence>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    silence.asked();
     let version = request.version();
+    silence.asked(version);
     let mut response = match grpc::is_grpc(request.headers()) {
-        true => grpc::answer(app, request).await,
-        false => rest::answer(app, request).await.map(Body::new),
+        true => grpc::answer(app.clone(), request).await,
+        false => rest::answer(app.clone(), request).await.map(Body::new),
     };
-    if draining.load(Ordering::Relaxed) && version < Version::HTTP_2 {
+    if app.draining.load(Ordering::Relaxed) && version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     silence.answered(version);

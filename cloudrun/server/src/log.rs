@@ -50,16 +50,19 @@ impl TraceContext {
         let is_hex = |text: &str, length: usize| {
             text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit())
         };
-        if let Some(parent) = text("traceparent") {
+        let w3c = |parent: &str| {
             let mut parts = parent.split('-');
             let (_, trace, span) = (parts.next()?, parts.next()?, parts.next()?);
             let flags = parts.next().and_then(|flags| u8::from_str_radix(flags, 16).ok());
             let sampled = flags.is_some_and(|flags| flags & 1 == 1);
-            return (is_hex(trace, 32) && is_hex(span, 16)).then(|| TraceContext {
+            (is_hex(trace, 32) && is_hex(span, 16)).then(|| TraceContext {
                 trace: trace.into(),
                 span: span.into(),
                 sampled,
-            });
+            })
+        };
+        if let Some(found) = text("traceparent").and_then(w3c) {
+            return Some(found);
         }
         let (trace, rest) = text("x-cloud-trace-context")?.split_once('/')?;
         let (span, options) = rest.split_once(';').unwrap_or((rest, ""));

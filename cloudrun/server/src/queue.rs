@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::pace::Pace;
 
-/// How many requests may wait in a burst, however short a run is.
+/// How many requests may wait in a burst, however short their runs are.
 const BURST: usize = 256;
 
 /// How long the queue may be long, and how long a burst may take to be answered.
@@ -28,6 +28,11 @@ const REST: Duration = Duration::from_millis(10);
 pub(crate) struct Job {
     pub(crate) inputs: Vec<Tensor>,
     pub(crate) reply: oneshot::Sender<Result<Vec<Tensor>, RunError>>,
+}
+
+/// How many elements inputs have, at least one.
+pub(crate) fn elements(inputs: &[Tensor]) -> usize {
+    inputs.iter().map(|tensor| tensor.data().len()).sum::<usize>().max(1)
 }
 
 /// The queue is full.
@@ -44,6 +49,8 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct Inner {
     jobs: VecDeque<Job>,
+    /// How many elements they have.
+    elements: usize,
     closed: bool,
     /// Since when more wait than there are threads.
     long_since: Option<Instant>,
@@ -71,42 +78,40 @@ impl Queue {
 
     /// Whether one more would be refused now.
     pub(crate) fn is_full(&self) -> bool {
-        self.lock().is_full(self.threads, self.burst())
-    }
-
-    /// How many requests may wait in a burst.
-    fn burst(&self) -> usize {
-        let run = self.pace.mean().as_nanos().max(1);
-        let runs = usize::try_from(LONG.as_nanos() / run).unwrap_or(BURST);
-        runs.saturating_mul(self.threads).clamp(self.threads, BURST)
+        self.lock().is_full(self.threads, &self.pace)
     }
 
     /// Puts a request at the end.
     pub(crate) fn push(&self, job: Job) -> Result<(), Full> {
-        let burst = self.burst();
         let mut inner = self.lock();
         let now = Instant::now();
         inner.rested(now);
         inner.measure(self.threads, now);
-        if inner.is_full(self.threads, burst) {
-            return Err(Full);
+        if inner.is_full(self.threads, &self.pace) {
+            inner.forget_who_hung_up();
+            if inner.is_full(self.threads, &self.pace) {
+                return Err(Full);
+            }
         }
-        inner.jobs.push_back(job);
+        inner.push(job);
         drop(inner);
         self.filled.notify_one();
         Ok(())
     }
 
     /// The next request, and those behind it that `fits` lets run with it, for which it waits so
-    /// long; none once the queue is closed and empty.
+    /// long; none once the queue is closed and empty. `fits` is asked of the next one, or whether any
+    /// could.
     pub(crate) fn take(
         &self,
         delay: Duration,
-        mut fits: impl FnMut(&[Job], &Job) -> bool,
+        mut fits: impl FnMut(&[Job], Option<&Job>) -> bool,
     ) -> Option<Vec<Job>> {
         let mut inner = self.lock();
         let first = loop {
-            if let Some(job) = inner.jobs.pop_front() {
+            if inner.next().is_some()
+                && let Some(job) = inner.pop()
+            {
                 break job;
             }
             if inner.closed {
@@ -123,11 +128,12 @@ impl Queue {
         let mut jobs = vec![first];
         let end = Instant::now() + delay;
         loop {
-            while inner.jobs.front().is_some_and(|next| fits(&jobs, next)) {
-                jobs.extend(inner.jobs.pop_front());
+            while inner.next().is_some_and(|next| fits(&jobs, Some(next))) {
+                jobs.extend(inner.pop());
             }
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || !inner.jobs.is_empty() || inner.closed {
+            let goes = !inner.jobs.is_empty() || inner.closed || !fits(&jobs, None);
+            if left.is_zero() || goes {
                 break;
             }
             let waited = self.filled.wait_timeout(inner, left);
@@ -151,8 +157,36 @@ impl Queue {
 }
 
 impl Inner {
-    fn is_full(&self, threads: usize, burst: usize) -> bool {
-        self.jobs.len() >= if self.cut { threads } else { burst }
+    fn is_full(&self, threads: usize, pace: &Pace) -> bool {
+        let soon = LONG * u32::try_from(threads).unwrap_or(u32::MAX);
+        match self.jobs.len() {
+            few if few < threads => false,
+            many => self.cut || many >= BURST || pace.takes(self.elements) >= soon,
+        }
+    }
+
+    fn push(&mut self, job: Job) {
+        self.elements += elements(&job.inputs);
+        self.jobs.push_back(job);
+    }
+
+    fn pop(&mut self) -> Option<Job> {
+        let job = self.jobs.pop_front()?;
+        self.elements -= elements(&job.inputs);
+        Some(job)
+    }
+
+    /// The next one whose asker still waits.
+    fn next(&mut self) -> Option<&Job> {
+        while self.jobs.front().is_some_and(|job| job.reply.is_closed()) {
+            self.pop();
+        }
+        self.jobs.front()
+    }
+
+    fn forget_who_hung_up(&mut self) {
+        self.jobs.retain(|job| !job.reply.is_closed());
+        self.elements = self.jobs.iter().map(|job| elements(&job.inputs)).sum();
     }
 
     /// Ends the cut if nobody had anything to do for a moment. That one thread had not says nothing: others
@@ -180,12 +214,22 @@ mod tests {
 
     fn queue(threads: usize, run: Duration) -> Queue {
         let pace = Pace::new();
-        (0..200).for_each(|_| pace.took(run));
+        pace.took(run, 1);
         Queue::new(threads, Arc::new(pace))
     }
 
+    type Answer = oneshot::Receiver<Result<Vec<Tensor>, RunError>>;
+
+    fn asked() -> (Job, Answer) {
+        let (reply, answer) = oneshot::channel();
+        (Job { inputs: Vec::new(), reply }, answer)
+    }
+
+    /// A request whose asker waits for ever.
     fn job() -> Job {
-        Job { inputs: Vec::new(), reply: oneshot::channel().0 }
+        let (job, answer) = asked();
+        std::mem::forget(answer);
+        job
     }
 
     #[test]
@@ -223,9 +267,27 @@ mod tests {
         for (run, expected) in [(300, BURST), (1_000, 100), (10_000, 10), (500_000, 2)] {
             let queue = queue(2, Duration::from_micros(run));
             let taken = (0..2 * BURST).take_while(|_| queue.push(job()).is_ok()).count();
-            // The mean is one of integers.
-            assert!(taken.abs_diff(expected) <= 1, "{taken} of runs of {run} us");
+            assert_eq!(taken, expected, "runs of {run} us");
         }
+    }
+
+    #[test]
+    fn what_takes_long_fills_the_queue_and_who_hung_up_does_not() {
+        let queue = queue(2, Duration::from_micros(1));
+        let rows = Tensor::new(vec![99_999], slsml_model::Data::Fp32(vec![0.0; 99_999])).unwrap();
+        let (large, answer) = asked();
+        queue.push(Job { inputs: vec![rows], ..large }).unwrap();
+        queue.push(job()).unwrap();
+        assert_eq!(queue.push(job()), Err(Full), "a tenth of a second waits");
+        drop(answer);
+        queue.push(job()).unwrap();
+        let (gone, _) = asked();
+        queue.push(gone).unwrap();
+        for _ in 0..2 {
+            assert_eq!(queue.take(Duration::ZERO, |_, _| false).unwrap().len(), 1);
+        }
+        queue.close();
+        assert!(queue.take(Duration::ZERO, |_, _| false).is_none(), "nobody waits for it");
     }
 
     #[test]
@@ -246,5 +308,9 @@ mod tests {
         let began = Instant::now();
         queue.take(Duration::from_millis(20), |_, _| true).unwrap();
         assert!(began.elapsed() >= Duration::from_millis(20));
+        let began = Instant::now();
+        queue.push(job()).unwrap();
+        queue.take(Duration::from_secs(60), |_, next| next.is_some()).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(30), "nothing more would fit");
     }
 }

@@ -1,9 +1,11 @@
 //! The protocol over HTTP.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -13,6 +15,7 @@ use slsml_inference::{Answer, InferRequest, Method, ProtocolError, Route};
 use crate::app::{App, Refusal};
 use crate::encoding;
 use crate::exchange::{Asked, Ended, Exchange, note_prediction};
+use crate::room::{NoRoom, Part, Received};
 
 /// Where an infer request's JSON ends and its tensors' bytes begin.
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -21,18 +24,22 @@ const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-conten
 pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (parts, body) = request.into_parts();
     if parts.uri.path() == "/metrics" && parts.method == http::Method::GET {
-        let _in_flight = app.stats.begin();
         return metrics(&app);
     }
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
     let exchange = Exchange::begin(&app, &parts.headers, Asked { protocol: "rest", method, path });
-    let mut received = 0;
-    let answered = respond(&app, &parts, body, &mut received).await;
+    let part = app.room.part();
+    let mut body = Received { body, part: part.clone() };
+    let answered = respond(&app, &parts, &mut body).await;
+    if answered.is_err() && !parts.headers.contains_key(EXPECT) {
+        // Whoever sends a body reads the answer only then.
+        discard(&app, &mut body.body).await;
+    }
     let error = answered.as_ref().err().map(message);
     let response = answered.unwrap_or_else(|refusal| refused(&refusal));
     exchange.end(&Ended {
         status: response.status().as_u16(),
-        request_bytes: received,
+        request_bytes: part.received(),
         response_bytes: response.body().size(),
         error: error.as_deref(),
         extensions: response.extensions(),
@@ -54,25 +61,26 @@ impl Size for Full<Bytes> {
 async fn respond(
     app: &App,
     parts: &Parts,
-    body: Incoming,
-    received: &mut usize,
+    body: &mut Received,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
     let method = match parts.method {
         http::Method::GET | http::Method::HEAD => Method::Get,
         http::Method::POST => Method::Post,
         _ => Method::Other,
     };
-    match app.service.route(method, parts.uri.path())? {
+    let path = parts.uri.path();
+    if path == READY && app.draining.load(Ordering::Relaxed) {
+        return Ok(not_ready());
+    }
+    match app.service.route(method, path)? {
         Route::Known(answer) => Ok(response(&parts.headers, answer)),
         Route::Infer => {
             // Better before a body is kept than after it.
             if app.queue.is_full() {
-                discard(app, body).await;
                 return Err(Refusal::Busy);
             }
-            let body = receive(app, body).await?;
-            *received = body.len();
-            let answer = infer(app, &parts.headers, body).await?;
+            let whole = receive(app, body).await?;
+            let answer = infer(app, &parts.headers, whole, &body.part).await?;
             let predictions = answer.predictions.clone();
             let mut response = response(&parts.headers, answer);
             note_prediction(response.extensions_mut(), &predictions);
@@ -81,17 +89,24 @@ async fn respond(
     }
 }
 
-async fn infer(app: &App, headers: &HeaderMap, body: Bytes) -> Result<Answer, Refusal> {
+async fn infer(
+    app: &App,
+    headers: &HeaderMap,
+    body: Bytes,
+    part: &Part,
+) -> Result<Answer, Refusal> {
     let limits = &app.service.limits;
     let signature = app.service.model.signature();
     let plain = encoding::decompressed(headers, &body, limits.body_bytes)?;
     let whole = plain.as_deref().unwrap_or(&body);
+    part.hold(body.len() + plain.as_ref().map_or(0, Vec::len))?;
     let mut request = match json_length(headers)? {
         Some(length) => InferRequest::parse_binary(whole, length, signature, limits)?,
         None => InferRequest::parse(whole, signature, limits)?,
     };
     // The run can have its memory.
     drop((plain, body));
+    part.hold(request.bytes())?;
     let tensors = app.run(&mut request).await?;
     Ok(app.service.infer_answer(&request, &tensors)?)
 }
@@ -105,11 +120,12 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, ProtocolError> {
 }
 
 /// The whole body, within its limits of size and time.
-async fn receive(app: &App, body: Incoming) -> Result<Bytes, Refusal> {
+async fn receive(app: &App, body: &mut Received) -> Result<Bytes, Refusal> {
     let limit = app.settings.body_bytes;
-    let whole = tokio::time::timeout(app.settings.receive, Limited::new(body, limit).collect());
-    match whole.await {
+    let whole = Limited::new(body, limit).collect();
+    match tokio::time::timeout(app.settings.receive, whole).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<NoRoom>() => Err(Refusal::Busy),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
             let message = format!("the body has more than {limit} bytes, which is the limit");
             Err(ProtocolError::TooLarge(message).into())
@@ -125,13 +141,27 @@ async fn receive(app: &App, body: Incoming) -> Result<Bytes, Refusal> {
     }
 }
 
-/// Takes a body in without keeping it, within the same limits: whoever sends it reads the answer only
-/// then.
-async fn discard(app: &App, body: Incoming) {
+/// How long what is left of a refused request may take.
+const LEFT: Duration = Duration::from_secs(5);
+
+/// Takes in what is left of a body without keeping it, up to a whole one.
+async fn discard(app: &App, body: &mut Incoming) {
     let mut body = Limited::new(body, app.settings.body_bytes);
     let all = async { while let Some(Ok(_)) = body.frame().await {} };
-    // However it ends, it is refused.
-    let _ = tokio::time::timeout(app.settings.receive, all).await;
+    // However it ends, the request is refused.
+    let _ = tokio::time::timeout(LEFT, all).await;
+}
+
+/// Where is asked whether requests may come.
+const READY: &str = "/v2/health/ready";
+
+/// That they should go elsewhere, as this container is told to stop.
+fn not_ready() -> Response<Full<Bytes>> {
+    let body = br#"{"ready":false}"#.to_vec();
+    response(
+        &HeaderMap::new(),
+        Answer { status: 503, body, json_length: None, predictions: Vec::new() },
+    )
 }
 
 fn response(asked: &HeaderMap, answer: Answer) -> Response<Full<Bytes>> {

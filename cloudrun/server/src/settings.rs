@@ -24,6 +24,9 @@ pub(crate) struct Settings {
     /// `SLSML_MAX_BODY_BYTES`: the largest body, before and after it is decompressed. 32 MiB, what
     /// Cloud Run takes over HTTP/1.1.
     pub(crate) body_bytes: usize,
+    /// `SLSML_MAX_REQUESTS_BYTES`: what all requests that come, wait or run may take together. Four times the
+    /// largest body.
+    pub(crate) requests_bytes: usize,
     /// `SLSML_REQUEST_TIMEOUT_S`: how long a client may take to send its request. 30.
     pub(crate) receive: Duration,
     /// `SLSML_DRAIN_S`: how long requests in flight may take once the container is told to stop. 8:
@@ -57,13 +60,17 @@ impl Settings {
     fn from(get: impl Fn(&str) -> Option<String>) -> Result<Settings, SettingsError> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let seconds = |name, default| number(&get, name, default, 1, 3600).map(Duration::from_secs);
+        let body_bytes = number(&get, "SLSML_MAX_BODY_BYTES", 32 << 20, 1, 1 << 30)?;
+        let requests_bytes =
+            number(&get, "SLSML_MAX_REQUESTS_BYTES", 4 * body_bytes, body_bytes, 1 << 40)?;
         Ok(Settings {
             port: number(&get, "PORT", 8080, 0, 65535)?,
             model: get("SLSML_MODEL_DIR").map_or_else(|| "/model".into(), PathBuf::from),
             threads: number(&get, "SLSML_THREADS", processors, 1, 1024)?,
             batch_size: number(&get, "SLSML_BATCH_SIZE", 8, 1, 1024)?,
             batch_delay: Duration::from_millis(number(&get, "SLSML_BATCH_DELAY_MS", 0, 0, 1000)?),
-            body_bytes: number(&get, "SLSML_MAX_BODY_BYTES", 32 << 20, 1, 1 << 30)?,
+            body_bytes,
+            requests_bytes,
             receive: seconds("SLSML_REQUEST_TIMEOUT_S", 30)?,
             drain: seconds("SLSML_DRAIN_S", 8)?,
             warm_up: flag(&get, "SLSML_WARM_UP", false)?,
@@ -134,6 +141,7 @@ mod tests {
             ("PORT", "http"),
             ("PORT", "70000"),
             ("SLSML_THREADS", "0"),
+            ("SLSML_MAX_REQUESTS_BYTES", "1048576"),
             ("SLSML_WARM_UP", "yes"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4317"),
         ];

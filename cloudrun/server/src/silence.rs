@@ -4,7 +4,7 @@
 //! closes connections between two requests as well: whoever keeps some, as load balancers do, may send
 //! its next request at that very moment, and never knows whether it was done.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Version;
@@ -40,11 +40,19 @@ pub(crate) struct Silence {
     accepted: Instant,
     /// Milliseconds from then to its last change, times four, and what is awaited.
     state: AtomicU64,
+    /// Whether nothing came yet.
+    fresh: AtomicBool,
+    http2: AtomicBool,
 }
 
 impl Silence {
     pub(crate) fn new() -> Silence {
-        Silence { accepted: Instant::now(), state: AtomicU64::new(Awaited::Headers as u64) }
+        Silence {
+            accepted: Instant::now(),
+            state: AtomicU64::new(Awaited::Headers as u64),
+            fresh: AtomicBool::new(true),
+            http2: AtomicBool::new(false),
+        }
     }
 
     fn set(&self, awaited: Awaited) {
@@ -58,16 +66,27 @@ impl Silence {
         (awaited, Duration::from_millis(state >> 2))
     }
 
-    /// Bytes came.
-    pub(crate) fn heard(&self) {
-        if self.get().0 == Awaited::Request {
+    /// Bytes came. HTTP/2 begins with a preface of its own, and may ask nothing for a while.
+    pub(crate) fn heard(&self, bytes: &[u8]) {
+        if self.fresh.swap(false, Ordering::Relaxed) && bytes.starts_with(b"PRI ") {
+            self.http2.store(true, Ordering::Relaxed);
+            self.set(Awaited::Request);
+        } else if self.get().0 == Awaited::Request && !self.is_http2() {
             self.set(Awaited::Headers);
         }
     }
 
     /// A request's headers are read.
-    pub(crate) fn asked(&self) {
+    pub(crate) fn asked(&self, version: Version) {
         self.set(Awaited::Nothing);
+        if version == Version::HTTP_2 {
+            self.http2.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether HTTP/2 is spoken, as far as is known.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
     }
 
     /// It is answered. HTTP/2 has several at once, and pings instead of a time.
@@ -77,18 +96,18 @@ impl Silence {
         }
     }
 
-    /// Whether the client took too long.
-    pub(crate) fn is_too_long(&self) -> bool {
-        self.is_too_long_after(self.accepted.elapsed())
+    /// Whether the client took too long. Where there are too many, nobody is kept who asks nothing.
+    pub(crate) fn is_too_long(&self, crowded: bool) -> bool {
+        self.is_too_long_after(self.accepted.elapsed(), if crowded { HEADERS } else { IDLE })
     }
 
-    fn is_too_long_after(&self, now: Duration) -> bool {
+    fn is_too_long_after(&self, now: Duration, idle: Duration) -> bool {
         let (awaited, since) = self.get();
         let silent = now.saturating_sub(since);
         match awaited {
             Awaited::Headers => silent > HEADERS,
             Awaited::Nothing => false,
-            Awaited::Request => silent > IDLE,
+            Awaited::Request => silent > idle,
         }
     }
 }
@@ -99,24 +118,38 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
+    fn after(silence: &Silence, now: Duration) -> bool {
+        silence.is_too_long_after(now, IDLE)
+    }
+
     #[test]
     fn headers_have_their_time_and_a_connection_between_requests_has_more() {
         let silence = Silence::new();
-        assert!(!silence.is_too_long());
-        assert!(silence.is_too_long_after(MINUTE), "nothing ever came");
-        silence.heard();
-        assert!(silence.is_too_long_after(MINUTE), "half of the headers came");
-        silence.asked();
-        assert!(!silence.is_too_long_after(60 * MINUTE), "the body has limits of its own");
-        silence.heard();
-        assert!(!silence.is_too_long_after(60 * MINUTE), "it came for the body");
+        assert!(!silence.is_too_long(false));
+        assert!(after(&silence, MINUTE), "nothing ever came");
+        silence.heard(b"POST /");
+        assert!(after(&silence, MINUTE), "half of the headers came");
+        silence.asked(Version::HTTP_11);
+        assert!(!after(&silence, 60 * MINUTE), "the body has limits of its own");
+        silence.heard(b"PRI ");
+        assert!(!after(&silence, 60 * MINUTE), "it came for the body");
         silence.answered(Version::HTTP_11);
-        assert!(!silence.is_too_long_after(10 * MINUTE));
-        assert!(silence.is_too_long_after(11 * MINUTE));
-        silence.heard();
-        assert!(silence.is_too_long_after(MINUTE), "half of the next headers came");
-        silence.asked();
+        assert!(!after(&silence, 10 * MINUTE));
+        assert!(after(&silence, 11 * MINUTE));
+        assert!(silence.is_too_long_after(MINUTE, HEADERS), "others want to come in");
+        silence.heard(b"PRI ");
+        assert!(after(&silence, MINUTE), "half of the next headers came");
+    }
+
+    #[test]
+    fn whoever_speaks_http2_may_ask_later() {
+        let silence = Silence::new();
+        silence.heard(b"PRI * HTTP/2.0\r\n");
+        silence.heard(b"a ping");
+        assert!(silence.is_http2() && !after(&silence, 10 * MINUTE));
+        assert!(after(&silence, 11 * MINUTE));
+        silence.asked(Version::HTTP_2);
         silence.answered(Version::HTTP_2);
-        assert!(!silence.is_too_long_after(60 * MINUTE));
+        assert!(!after(&silence, 60 * MINUTE), "pings say whether it is there");
     }
 }

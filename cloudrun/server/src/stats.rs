@@ -75,9 +75,9 @@ impl Stats {
         self.predictions.get_or_create(&[("bin", bin.to_string())]).inc();
     }
 
-    /// The model ran for so many requests.
-    pub(crate) fn ran(&self, requests: usize) {
-        self.runs.inc();
+    /// So many requests were run, in so many runs of the model.
+    pub(crate) fn ran(&self, requests: usize, runs: usize) {
+        self.runs.inc_by(runs as u64);
         self.run_requests.inc_by(requests as u64);
     }
 

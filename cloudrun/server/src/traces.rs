@@ -118,10 +118,13 @@ impl ServerSpan {
     pub(crate) fn end(mut self, asked: &Asked, ended: &Ended<'_>) {
         let status = i64::from(ended.status);
         if asked.protocol == "grpc" {
-            self.0.update_name(asked.path.trim_start_matches('/').to_owned());
+            // What is not there may be any path, and names of spans are few.
+            self.0.update_name(match ended.status {
+                501 => "grpc".to_owned(),
+                _ => asked.path.trim_start_matches('/').to_owned(),
+            });
             self.0.set_attribute(KeyValue::new("rpc.system", "grpc"));
         } else {
-            // What is not there may be any path, and names of spans are few.
             self.0.update_name(match ended.status {
                 404 => asked.method.to_string(),
                 _ => format!("{} {}", asked.method, asked.path),

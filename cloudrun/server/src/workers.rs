@@ -1,60 +1,61 @@
-//! The threads that run the model.
+//! Running the model, and the threads that do so for requests that wait.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use slsml_model::Model;
+use slsml_model::{Model, RunError, Tensor};
 
 use crate::batch::Batches;
 use crate::pace::Pace;
-use crate::queue::{Job, Queue};
+use crate::queue::{Job, Queue, elements};
 use crate::stats::Stats;
 
-/// Threads that run what waits in a queue, until it is closed.
+/// The model, what of it may run together, and what is known of its runs.
+pub(crate) struct Runner {
+    pub(crate) model: Model,
+    pub(crate) batches: Batches,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) pace: Arc<Pace>,
+}
+
+impl Runner {
+    /// Runs requests, one or those that fit together; an answer for each, in their order.
+    pub(crate) fn run(&self, requests: Vec<Vec<Tensor>>) -> Vec<Result<Vec<Tensor>, RunError>> {
+        let elements = requests.iter().map(|inputs| elements(inputs)).sum();
+        let began = Instant::now();
+        let (answers, runs) = self.batches.run(&self.model, requests);
+        self.pace.took(began.elapsed(), elements);
+        self.stats.ran(answers.len(), runs);
+        answers
+    }
+
+    /// Runs requests and answers them.
+    pub(crate) fn answer(&self, jobs: Vec<Job>) {
+        let (inputs, replies): (Vec<_>, Vec<_>) =
+            jobs.into_iter().map(|job| (job.inputs, job.reply)).unzip();
+        for (reply, answer) in replies.into_iter().zip(self.run(inputs)) {
+            // Whoever asked may have gone away.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+/// Starts threads that run what waits in a queue, until it is closed. The first of several that fit together
+/// waits for the others as long as `delay`.
 pub(crate) fn start(
     threads: usize,
-    delay: Duration,
-    model: &Model,
-    batches: &Arc<Batches>,
+    runner: &Arc<Runner>,
     queue: &Arc<Queue>,
-    stats: &Arc<Stats>,
-    pace: &Arc<Pace>,
-) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
-    (0..threads)
-        .map(|number| {
-            let (model, batches) = (model.clone(), batches.clone());
-            let (queue, stats, pace) = (queue.clone(), stats.clone(), pace.clone());
-            std::thread::Builder::new().name(format!("model-{number}")).spawn(move || {
-                work(&model, &batches, &queue, &stats, &pace, delay);
-            })
-        })
-        .collect()
-}
-
-fn work(
-    model: &Model,
-    batches: &Batches,
-    queue: &Queue,
-    stats: &Stats,
-    pace: &Pace,
     delay: Duration,
-) {
-    while let Some(jobs) = queue.take(delay, |jobs, next| batches.fits(jobs, next)) {
-        run(model, batches, stats, pace, jobs);
+) -> std::io::Result<()> {
+    for number in 0..threads {
+        let (runner, queue) = (runner.clone(), queue.clone());
+        let work = move || {
+            while let Some(jobs) = queue.take(delay, |jobs, next| runner.batches.fits(jobs, next)) {
+                runner.answer(jobs);
+            }
+        };
+        std::thread::Builder::new().name(format!("model-{number}")).spawn(work)?;
     }
-}
-
-/// Runs requests and answers them.
-pub(crate) fn run(model: &Model, batches: &Batches, stats: &Stats, pace: &Pace, jobs: Vec<Job>) {
-    stats.ran(jobs.len());
-    let (inputs, replies): (Vec<_>, Vec<_>) =
-        jobs.into_iter().map(|job| (job.inputs, job.reply)).unzip();
-    let began = Instant::now();
-    let answers = batches.run(model, inputs);
-    // Of each: a run of many answers many.
-    pace.took(began.elapsed() / u32::try_from(answers.len()).unwrap_or(u32::MAX).max(1));
-    for (reply, answer) in replies.into_iter().zip(answers) {
-        // Whoever asked may have gone away.
-        let _ = reply.send(answer);
-    }
+    Ok(())
 }

@@ -104,7 +104,7 @@ fn array<T: Element>(text: &[u8], reserve: usize, most: usize) -> Option<(Vec<T>
     let mut all = Vec::with_capacity(reserve.min(text.len() / 2 + 1));
     let mut at = 0;
     loop {
-        let (number, end) = number(text, after_space(text, at))?;
+        let (number, end) = number::<T>(text, after_space(text, at))?;
         let element = match number {
             Number::Natural(value) => T::from_u64(value),
             Number::Negative(value) => T::from_i64(value),
@@ -124,9 +124,12 @@ fn array<T: Element>(text: &[u8], reserve: usize, most: usize) -> Option<(Vec<T>
     }
 }
 
+/// Up to this, whole numbers are exact as floats, and so is their quotient by an exact power of ten.
+const EXACT: u64 = 1 << 53;
+
 /// A number, and where it ends.
 #[inline(always)]
-fn number(text: &[u8], start: usize) -> Option<(Number, usize)> {
+fn number<T: Element>(text: &[u8], start: usize) -> Option<(Number, usize)> {
     let is_negative = text.get(start) == Some(&b'-');
     let whole = start + usize::from(is_negative);
     let (mut value, point) = digits(text, whole, 0)?;
@@ -140,6 +143,9 @@ fn number(text: &[u8], start: usize) -> Option<(Number, usize)> {
     }
     if matches!(text.get(end), Some(b'e' | b'E')) {
         return with_exponent(text, start, end);
+    }
+    if T::IS_DOUBLE && decimals.is_some() && value > EXACT {
+        return float(text, start, end);
     }
     if end - whole > MOST_DIGITS {
         return None;
@@ -174,6 +180,11 @@ fn digits(text: &[u8], start: usize, mut value: u64) -> Option<(u64, usize)> {
 fn with_exponent(text: &[u8], start: usize, mark: usize) -> Option<(Number, usize)> {
     let sign = usize::from(matches!(text.get(mark + 1), Some(b'+' | b'-')));
     let (_, end) = digits(text, mark + 1 + sign, 0)?;
+    float(text, start, end)
+}
+
+/// A number as the standard library reads it.
+fn float(text: &[u8], start: usize, end: usize) -> Option<(Number, usize)> {
     let number = std::str::from_utf8(&text[start..end]).ok()?;
     number.parse().ok().map(|number| (Number::Float(number), end))
 }
@@ -209,6 +220,9 @@ mod tests {
             "3.4028234e38",
             "1e-320",
             "999999999999999999",
+            "-3.9326297813416478",
+            "0.12345679104328156",
+            "12345678901234567.8",
         ];
         for text in texts {
             let expected: f64 = text.parse().unwrap_or(f64::NAN);

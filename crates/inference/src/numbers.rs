@@ -84,6 +84,8 @@ fn plain(error: &serde_json::Error) -> String {
 /// An element type and how it may be written in JSON.
 pub(crate) trait Element: Sized {
     const NAME: &'static str;
+    /// Whether every digit of a double counts.
+    const IS_DOUBLE: bool = false;
     fn from_u64(_: u64) -> Option<Self> {
         None
     }
@@ -129,6 +131,7 @@ macro_rules! floats {
     ($($kind:ty, $name:literal;)*) => {$(
         impl Element for $kind {
             const NAME: &'static str = $name;
+            const IS_DOUBLE: bool = size_of::<$kind>() == size_of::<f64>();
             fn from_u64(value: u64) -> Option<Self> {
                 finite(value as $kind)
             }

@@ -1,7 +1,9 @@
 //! Reading and validating an infer request.
 
 use std::collections::HashMap;
+use std::fmt;
 
+use serde::de::{Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use slsml_model::{Data, Datatype, Dim, Signature, Tensor, TensorSpec};
@@ -19,6 +21,13 @@ pub struct InferRequest {
     pub inputs: Vec<Tensor>,
     /// The outputs asked for, in the order asked.
     pub outputs: Vec<Wanted>,
+}
+
+impl InferRequest {
+    /// How many bytes its inputs take.
+    pub fn bytes(&self) -> usize {
+        self.inputs.iter().map(|tensor| tensor.data().bytes()).sum()
+    }
 }
 
 /// An output that is asked for.
@@ -60,9 +69,10 @@ pub enum Elements<'a> {
 #[serde(expecting = "an object with `inputs`")]
 struct Body<'a> {
     id: Option<String>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "few")]
     inputs: Vec<Input<'a>>,
-    outputs: Option<Vec<Output>>,
+    #[serde(default, deserialize_with = "few_or_null")]
+    outputs: Vec<Output>,
     #[serde(default, deserialize_with = "null_is_none")]
     parameters: Parameters,
 }
@@ -71,6 +81,7 @@ struct Body<'a> {
 #[serde(expecting = "an input with `name`, `shape`, `datatype` and `data`")]
 struct Input<'a> {
     name: String,
+    #[serde(deserialize_with = "few")]
     shape: Vec<i64>,
     datatype: String,
     #[serde(borrow)]
@@ -102,6 +113,50 @@ struct Output {
 /// Clients that know of parameters and have none may say `null`.
 fn null_is_none<'de, D: Deserializer<'de>>(json: D) -> Result<Parameters, D::Error> {
     Option::deserialize(json).map(Option::unwrap_or_default)
+}
+
+/// How many inputs, outputs or dimensions there may be: two bytes of each may take a hundred in memory.
+const FEW: usize = 1024;
+
+/// A list of no more than [`FEW`].
+fn few<'de, T: Deserialize<'de>, D: Deserializer<'de>>(json: D) -> Result<Vec<T>, D::Error> {
+    struct Few<T>(std::marker::PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Few<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "an array of at most {FEW}")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut all = Vec::new();
+            while let Some(item) = items.next_element()? {
+                if all.len() == FEW {
+                    return Err(A::Error::custom(format!("there are more than {FEW}, the limit")));
+                }
+                all.push(item);
+            }
+            Ok(all)
+        }
+    }
+
+    json.deserialize_seq(Few(std::marker::PhantomData))
+}
+
+fn few_or_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    json: D,
+) -> Result<Vec<T>, D::Error> {
+    struct List<T>(Vec<T>);
+
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+        fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+            few(json).map(List)
+        }
+    }
+
+    let list = Option::<List<T>>::deserialize(json)?;
+    Ok(list.map_or_else(Vec::new, |List(all)| all))
 }
 
 fn bad(message: impl Into<String>) -> ProtocolError {
@@ -239,7 +294,7 @@ fn fit<'a>(
 
 fn wanted_outputs(body: &Body<'_>, signature: &Signature) -> Result<Vec<Wanted>, ProtocolError> {
     let all_binary = body.parameters.binary_data_output.unwrap_or(false);
-    let named = body.outputs.as_deref().unwrap_or_default().iter();
+    let named = body.outputs.iter();
     let named = named
         .map(|output| (output.name.as_str(), output.parameters.binary_data.unwrap_or(all_binary)));
     wanted(named, all_binary, signature)

@@ -81,6 +81,15 @@ impl Data {
         each!(self, v => v.len())
     }
 
+    /// How many bytes they take in memory.
+    pub fn bytes(&self) -> usize {
+        let texts = match self {
+            Data::Bytes(texts) => texts.iter().map(String::len).sum(),
+            _ => 0,
+        };
+        texts + each!(self, v => size_of_val(v.as_slice()))
+    }
+
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,6 +1,8 @@
 //! An infer request's message: what it may cost is counted before it is read, because two bytes of it can
 //! become hundreds in memory.
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes};
 use prost::Message;
 use prost::encoding::{WireType, decode_key, decode_varint};
@@ -11,7 +13,8 @@ use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstEncoder};
 
 use super::messages::{Contents, InferTensor, ModelInferRequest, ModelInferResponse};
-use super::status;
+use super::{busy, status};
+use crate::room::{NoRoom, Part};
 
 /// How many inputs, outputs, parameters or dimensions a message may have.
 const MOST_PARTS: usize = 1024;
@@ -39,6 +42,7 @@ fn read(bytes: Bytes, limits: &Limits) -> Result<ModelInferRequest, ProtocolErro
 /// tonic's way to a message, through the count of what it costs.
 pub(super) struct Counted {
     pub(super) limits: Limits,
+    pub(super) part: Arc<Part>,
 }
 
 impl Codec for Counted {
@@ -52,7 +56,7 @@ impl Codec for Counted {
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        Counted { limits: self.limits }
+        Counted { limits: self.limits, part: self.part.clone() }
     }
 }
 
@@ -61,6 +65,9 @@ impl Decoder for Counted {
     type Error = Status;
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        // As it came, and decompressed.
+        let both = self.part.received() + from.remaining();
+        self.part.hold(both).map_err(|NoRoom| busy())?;
         let bytes = from.copy_to_bytes(from.remaining());
         read(bytes, &self.limits).map(Some).map_err(|error| status(&error))
     }

@@ -5,13 +5,13 @@ mod messages;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
-use http_body_util::combinators::BoxBody;
-use hyper::body::{Frame, Incoming};
+use http_body_util::combinators::MapErr;
+use hyper::body::Incoming;
 use prost::Message;
 use slsml_inference::{ProtocolError, RawOutput, metadata};
 use slsml_model::TensorSpec;
@@ -24,6 +24,7 @@ use tonic_prost::ProstCodec;
 use crate::app::{App, Refusal};
 use crate::exchange::{Asked, Ended, Exchange, note_prediction};
 use crate::rest::BUSY;
+use crate::room::{self, NoRoom, Part};
 use decode::{Counted, bind};
 use messages::{
     Empty, InferTensor, ModelInferRequest, ModelInferResponse, ModelMetadata, ModelName, Ready,
@@ -45,15 +46,15 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
     let path = request.uri().path().to_owned();
     let asked = Asked { protocol: "grpc", method: request.method().clone(), path: path.clone() };
     let exchange = Exchange::begin(&app, request.headers(), asked);
-    let received = Arc::new(AtomicUsize::new(0));
-    let request = request.map(|body| counted(body, received.clone()));
-    let response = dispatch(&app, &path, request).await;
+    let part = app.room.part();
+    let request = request.map(|body| received(body, &part));
+    let response = dispatch(&app, &path, request, &part).await;
     let code = code(response.headers());
     let error = Status::from_header_map(response.headers());
     exchange.end(&Ended {
         // An answer that does not say otherwise in its head says it is fine in its trailers.
         status: http_status(code),
-        request_bytes: received.load(Ordering::Relaxed),
+        request_bytes: part.received(),
         response_bytes: response.extensions().get().map_or(0, |MessageSize(bytes)| *bytes),
         error: error.as_ref().map(Status::message).filter(|_| code != Code::Ok),
         extensions: response.extensions(),
@@ -61,13 +62,20 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
     response
 }
 
-/// A request's body; `received` has its bytes as they come.
-fn counted(body: Incoming, received: Arc<AtomicUsize>) -> Received {
-    let count = move |frame: Frame<Bytes>| {
-        received.fetch_add(frame.data_ref().map_or(0, Bytes::len), Ordering::Relaxed);
-        frame
-    };
-    Received::new(body.map_frame(count))
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request's body, with tonic's word for what ends it.
+type Received = MapErr<room::Received, fn(Error) -> Error>;
+
+fn received(body: Incoming, part: &Arc<Part>) -> Received {
+    room::Received { body, part: part.clone() }.map_err(|error| match error.downcast::<NoRoom>() {
+        Ok(_) => busy().into(),
+        Err(other) => other,
+    })
+}
+
+fn busy() -> Status {
+    Status::unavailable(BUSY)
 }
 
 /// The size of an answer's message before it is compressed.
@@ -94,18 +102,29 @@ fn http_status(code: Code) -> u16 {
     }
 }
 
-async fn dispatch(app: &Arc<App>, path: &str, request: Request<Received>) -> Response<Body> {
+async fn dispatch(
+    app: &Arc<App>,
+    path: &str,
+    request: Request<Received>,
+    part: &Arc<Part>,
+) -> Response<Body> {
     match path.strip_prefix(SERVICE) {
         Some("ServerLive") => one(app, request, plain(), server_live).await,
         Some("ServerReady") => one(app, request, plain(), server_ready).await,
         Some("ModelReady") => one(app, request, plain(), model_ready).await,
         Some("ServerMetadata") => one(app, request, plain(), server_metadata).await,
         Some("ModelMetadata") => one(app, request, plain(), model_metadata).await,
+        // Better before a message is kept than after it.
+        Some("ModelInfer") if app.queue.is_full() => busy().into_http(),
         Some("ModelInfer") => {
-            let codec = Counted { limits: app.service.limits };
-            one(app, request, codec, model_infer).await
+            let codec = Counted { limits: app.service.limits, part: part.clone() };
+            let part = part.clone();
+            one(app, request, codec, move |app, asked| model_infer(app, asked, part.clone())).await
         }
-        _ => Status::unimplemented(format!("nothing is at {path}")).into_http(),
+        _ => {
+            let path: String = path.chars().take(200).collect();
+            Status::unimplemented(format!("nothing is at {path}")).into_http()
+        }
     }
 }
 
@@ -130,7 +149,9 @@ where
         .max_decoding_message_size(app.settings.body_bytes)
         .max_encoding_message_size(usize::MAX)
         .accept_compressed(CompressionEncoding::Gzip)
-        .send_compressed(CompressionEncoding::Gzip);
+        .accept_compressed(CompressionEncoding::Deflate)
+        .send_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Deflate);
     let has_come = Arc::new(AtomicBool::new(false));
     let unary = Unary { app: app.clone(), answer, has_come: has_come.clone() };
     let answered = grpc.unary(unary, request);
@@ -158,9 +179,6 @@ fn unread(response: Response<Body>) -> Response<Body> {
         _ => response,
     }
 }
-
-/// A request's body that is counted.
-type Received = BoxBody<Bytes, hyper::Error>;
 
 type Answered<B> = Result<tonic::Response<B>, Status>;
 
@@ -201,13 +219,14 @@ async fn server_live(_: Arc<App>, _: Empty) -> Answered<ServerLive> {
     Ok(tonic::Response::new(ServerLive { live: true }))
 }
 
-async fn server_ready(_: Arc<App>, _: Empty) -> Answered<Ready> {
-    Ok(tonic::Response::new(Ready { ready: true }))
+async fn server_ready(app: Arc<App>, _: Empty) -> Answered<Ready> {
+    Ok(tonic::Response::new(Ready { ready: !app.draining.load(Ordering::Relaxed) }))
 }
 
+/// A model that is not here is not ready.
 async fn model_ready(app: Arc<App>, asked: ModelName) -> Answered<Ready> {
-    named(&app, &asked.name, &asked.version)?;
-    Ok(tonic::Response::new(Ready { ready: true }))
+    let ready = named(&app, &asked.name, &asked.version).is_ok();
+    Ok(tonic::Response::new(Ready { ready }))
 }
 
 async fn server_metadata(app: Arc<App>, _: Empty) -> Answered<ServerMetadata> {
@@ -236,12 +255,17 @@ async fn model_metadata(app: Arc<App>, asked: ModelName) -> Answered<ModelMetada
     }))
 }
 
-async fn model_infer(app: Arc<App>, asked: ModelInferRequest) -> Answered<ModelInferResponse> {
+async fn model_infer(
+    app: Arc<App>,
+    asked: ModelInferRequest,
+    part: Arc<Part>,
+) -> Answered<ModelInferResponse> {
     named(&app, &asked.model_name, &asked.model_version)?;
     let bound = bind(asked, app.service.model.signature(), &app.service.limits);
     let mut request = bound.map_err(|error| status(&error))?;
+    part.hold(request.bytes()).map_err(|NoRoom| busy())?;
     let tensors = app.run(&mut request).await.map_err(|refusal| match refusal {
-        Refusal::Busy => Status::unavailable(BUSY),
+        Refusal::Busy => busy(),
         Refusal::Protocol(error) => status(&error),
     })?;
     let predictions = app.service.predictions(&tensors);
