@@ -306,12 +306,18 @@ pub(crate) struct DeployCloudrun {
     /// Memory of an instance [default: 512Mi]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
-    /// Instances that are there always [default: as it is]
+    /// Instances that are there always, over all revisions with traffic [default: as it is]
     #[arg(long, value_name = "N")]
     pub(crate) min_instances: Option<u32>,
     /// The most instances of a revision [default: as it is]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_instances: Option<u32>,
+    /// Instances of a revision that are there always, also without traffic [default: as it is]
+    #[arg(long, value_name = "N")]
+    pub(crate) revision_min_instances: Option<u32>,
+    /// The most instances of all revisions together [default: as it is]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) service_max_instances: Option<u32>,
     /// How many requests an instance takes at once, 1 to 1000 [default: as it is, or Google's 80]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) concurrency: Option<u32>,
@@ -321,9 +327,12 @@ pub(crate) struct DeployCloudrun {
     /// The service account instances run as [default: as it is, or the project's default]
     #[arg(long, value_name = "EMAIL")]
     pub(crate) service_account: Option<String>,
-    /// Let everybody send requests
-    #[arg(long)]
-    pub(crate) public: bool,
+    /// Let everybody send requests, or nobody without the role [default: as it is]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) public: Option<bool>,
+    /// Let somebody send requests, as serviceAccount:EMAIL, beside those who may; may be given more than once
+    #[arg(long = "invoker", value_name = "MEMBER")]
+    pub(crate) invokers: Vec<String>,
     /// More CPU while an instance starts [default: as it is, or true]
     #[arg(long, value_name = "BOOL")]
     pub(crate) cpu_boost: Option<bool>,
@@ -471,6 +480,15 @@ pub(crate) struct Invoke {
     /// The alias or version to ask [default: live]
     #[arg(long, visible_alias = "qualifier")]
     pub(crate) alias: Option<String>,
+    /// A service on Cloud Run instead
+    #[arg(long)]
+    pub(crate) service: Option<String>,
+    /// Its Google Cloud project [default: GOOGLE_CLOUD_PROJECT]
+    #[arg(long, value_name = "ID")]
+    pub(crate) project: Option<String>,
+    /// This revision of the service, which has a tag [default: whoever has traffic]
+    #[arg(long, value_name = "NAME", conflicts_with = "alias")]
+    pub(crate) revision: Option<String>,
     /// The infer request: a file, or - for standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) body: PathBuf,

@@ -127,6 +127,14 @@ impl From<CloudRunError> for Failure {
             CloudRunError::Registry { .. } => Failure::new(Exit::Cloud, error).help(
                 "the same command goes on where this one ended; no tag names an image that is not whole",
             ),
+            CloudRunError::NoRepository { ref place, .. } => {
+                let help = repository_help(place);
+                Failure::new(Exit::Cloud, error).help(help)
+            }
+            CloudRunError::Scaling { .. } => Failure::usage(error).help(
+                "raise the service's own maximum with --service-max-instances, or have it scaled with gcloud run \
+                 services update --scaling=auto",
+            ),
             CloudRunError::NoProject => Failure::usage(error).help(
                 "pass --project ID, set project under [cloudrun], or GOOGLE_CLOUD_PROJECT",
             ),
@@ -155,16 +163,44 @@ impl From<CloudRunError> for Failure {
                 "requests of slsml's own need the role roles/run.invoker and an identity token: \
                  log in with gcloud auth login, or make the service public with --public",
             ),
+            CloudRunError::Refused { ref code, .. } if code == "SERVICE_DISABLED" => {
+                Failure::new(Exit::Cloud, error).help(
+                    "enable it: gcloud services enable run.googleapis.com artifactregistry.googleapis.com \
+                     monitoring.googleapis.com logging.googleapis.com",
+                )
+            }
+            CloudRunError::Refused { ref code, .. } if code == "BILLING_DISABLED" => {
+                Failure::new(Exit::Cloud, error).help("enable billing for the project")
+            }
             CloudRunError::Refused { status: 403, ref call, .. } => {
                 let help = format!("whoever is logged in lacks a permission for {call}");
                 Failure::new(Exit::Cloud, error).help(help)
             }
-            CloudRunError::Refused { .. }
-            | CloudRunError::Unreachable { .. }
-            | CloudRunError::Incomplete { .. }
-            | CloudRunError::Failed { .. }
-            | CloudRunError::TooLong { .. } => Failure::new(Exit::Cloud, error),
+            CloudRunError::Refused { status: 400, .. } => Failure::new(Exit::Cloud, error)
+                .help("change the setting it names, by its flag or under [cloudrun]; nothing was moved"),
+            CloudRunError::Refused { .. } | CloudRunError::Unreachable { .. } => {
+                Failure::new(Exit::Cloud, error).help("type it again later: it goes on with what is left")
+            }
+            CloudRunError::Incomplete { .. } => Failure::new(Exit::Cloud, error)
+                .help("if a proxy is between this machine and Google, it may have answered instead"),
+            CloudRunError::Failed { .. } => Failure::new(Exit::Cloud, error)
+                .help("slsml status shows what is there now, slsml logs what containers said"),
+            CloudRunError::TooLong { .. } => Failure::new(Exit::Cloud, error)
+                .help("it may still come about: type it again, and it goes on with what is left"),
         }
+    }
+}
+
+/// How to make a repository that is not there: Google's are made once for each project and region.
+fn repository_help(place: &str) -> String {
+    let mut parts = place.split('/');
+    let region = parts.next().and_then(|host| host.strip_suffix("-docker.pkg.dev"));
+    match (region, parts.next(), parts.next()) {
+        (Some(region), Some(project), Some(name)) => format!(
+            "make it once: gcloud artifacts repositories create {name} --repository-format=docker \
+             --location={region} --project={project}"
+        ),
+        _ => "make it there, or push elsewhere with --repository REGISTRY/PATH".into(),
     }
 }
 
@@ -309,7 +345,7 @@ impl From<JournalError> for Failure {
 
 impl From<StrategyError> for Failure {
     fn from(error: StrategyError) -> Failure {
-        Failure::usage(error).help("see [release] in slsml.toml, or slsml deploy lambda --help")
+        Failure::usage(error).help("see [release] in slsml.toml, or type it with --help")
     }
 }
 

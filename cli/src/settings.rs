@@ -150,6 +150,10 @@ pub(crate) struct CloudrunSettings {
     min_instances: Option<u32>,
     /// The most instances of a revision. Default: as it is.
     max_instances: Option<u32>,
+    /// Instances of a revision that are there always, also without traffic. Default: as it is.
+    revision_min_instances: Option<u32>,
+    /// The most instances of all revisions together. Default: as it is.
+    service_max_instances: Option<u32>,
     /// How many requests an instance takes at once, 1 to 1000. Default: as it is, or Google's 80.
     concurrency: Option<u32>,
     /// How long a request may take, in seconds, 1 to 3600. Default: 60.
@@ -164,6 +168,8 @@ pub(crate) struct CloudrunSettings {
     service_account: Option<String>,
     /// Whether everybody may send requests. Default: as it is, or nobody without the role.
     public: Option<bool>,
+    /// Who may send requests, as "serviceAccount:EMAIL", beside those who may already.
+    invokers: Vec<String>,
     /// Variables, beside those that are there.
     environment: BTreeMap<String, String>,
     /// Variables whose values are secrets, each as "SECRET:VERSION".
@@ -423,7 +429,10 @@ impl Settings {
             None => self.out(),
         };
         let arches = self.arches(args.arch);
-        let target = args.target.or(self.package.target).unwrap_or_default();
+        // What only an image can be asks for one.
+        let is_image = args.emit.is_some() || args.docker_archive.is_some();
+        let image_if_said = is_image.then_some(TargetName::Cloudrun);
+        let target = args.target.or(self.package.target).or(image_if_said).unwrap_or_default();
         let program = match target {
             TargetName::Lambda => Program::Bootstrap,
             TargetName::Cloudrun => Program::Server,
@@ -715,13 +724,15 @@ impl Settings {
         name: String,
         model: String,
         image: String,
+        project: &str,
     ) -> Result<ServiceSpec, Failure> {
         let letters =
             name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         let begins = name.starts_with(|first: char| first.is_ascii_lowercase());
-        if !letters || !begins || name.ends_with('-') || name.len() > 49 {
+        // With the tag `candidate` a name has at most 46 characters.
+        if !letters || !begins || name.ends_with('-') || name.len() > 37 {
             return Err(Failure::usage(format!(
-                "`{name}` is no name of a service: lower-case letters, digits and hyphens, at most 49, \
+                "`{name}` is no name of a service: lower-case letters, digits and hyphens, at most 37, \
                  beginning with a letter"
             ))
             .help("pass --service NAME, or service under [cloudrun]"));
@@ -772,14 +783,24 @@ impl Settings {
         if let Some(both) = environment.keys().find(|name| secrets.contains_key(*name)) {
             return Err(Failure::usage(format!("the variable {both} has a value and is a secret")));
         }
+        let cpu = args.cpu.or_else(|| file.cpu.clone());
+        let invokers = file.invokers.iter().cloned().chain(args.invokers).collect::<BTreeSet<_>>();
+        if let Some(odd) = invokers.iter().find(|member| !member.contains(':')) {
+            return Err(Failure::usage(format!("`{odd}` is nobody who can be let in")).help(
+                "name them as serviceAccount:EMAIL, user:EMAIL, group:EMAIL or domain:NAME",
+            ));
+        }
         Ok(ServiceSpec {
             name,
+            project: project.into(),
             model,
             image,
-            cpu: args.cpu.or_else(|| file.cpu.clone()),
+            cpu,
             memory: args.memory.or_else(|| file.memory.clone()),
             min_instances: args.min_instances.or(file.min_instances),
             max_instances: args.max_instances.or(file.max_instances),
+            revision_min_instances: args.revision_min_instances.or(file.revision_min_instances),
+            service_max_instances: args.service_max_instances.or(file.service_max_instances),
             concurrency: args.concurrency.or(file.concurrency),
             timeout_s: args.timeout_s.or(file.timeout_s),
             cpu_boost: args.cpu_boost.or(file.cpu_boost),
@@ -793,7 +814,8 @@ impl Settings {
             environment,
             secrets,
             vpc,
-            public: args.public.then_some(true).or(file.public),
+            public: args.public.or(file.public),
+            invokers: invokers.into_iter().collect(),
         })
     }
 

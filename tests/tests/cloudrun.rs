@@ -640,7 +640,11 @@ async fn every_setting_has_a_flag_and_stays_when_it_is_not_said_again() {
     let variable = |name: &str, value: &str| json!({ "name": name, "value": value });
     assert_eq!(
         container["env"],
-        json!([variable("GREETING", "hello=you"), variable("OTHER", "1")])
+        json!([
+            variable("GREETING", "hello=you"),
+            variable("GOOGLE_CLOUD_PROJECT", "slsml-local"),
+            variable("OTHER", "1")
+        ])
     );
     assert_eq!(service["ingress"], "INGRESS_TRAFFIC_INTERNAL_ONLY");
     assert_eq!(container["resources"]["startupCpuBoost"], json!(false));

@@ -19,6 +19,9 @@ use crate::place::CloudrunPlace;
 use crate::printer::Printer;
 use crate::settings::{Settings, service_of};
 
+/// What Cloud Run takes over HTTP/1.1. <https://cloud.google.com/run/quotas>
+const MOST_REQUEST_BYTES: usize = 32 << 20;
+
 /// What `deploy` and `plan` are about to do.
 struct Deployment {
     layout: Layout,
@@ -68,10 +71,21 @@ pub(crate) async fn run(
             "address": addresses.revision,
         });
         return printer.result(&value, || {
+            let site = &prepared.engine.site;
             let place = if deployment.local { " --local" } else { "" };
+            let (traffic, next) = match prepared.observed.split {
+                Some(_) => ("without traffic", "--traffic 10"),
+                None => (
+                    "and, as the first there is, not released: who may send requests is as it was",
+                    "--strategy all-at-once",
+                ),
+            };
             format!(
-                "Revision {} of {} is ready, without traffic.\n\nNext: slsml deploy cloudrun{place} --traffic 10",
-                ensured.revision, spec.name
+                "Revision {} of {} is ready, {traffic}.\n\nNext: {}{place}{} {next}",
+                ensured.revision,
+                spec.name,
+                site.deploy(),
+                site.flags(),
             )
         });
     }
@@ -137,7 +151,7 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
             .help("package it with --arch x86_64, or for both with --arch x86_64,arm64"));
     }
     let layout = Layout::open(&folder.join(&image.folder), &image.digest)?;
-    let request = deploy::request(request, &artifact)?;
+    let request = deploy::request(request, &artifact, MOST_REQUEST_BYTES)?;
     let service = settings.service(args.place.service.clone());
     let service = service.unwrap_or_else(|| service_of(&artifact.name));
     let place = CloudrunPlace::connect(&args.place, settings)?;
@@ -147,7 +161,8 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
     let reference = format!("{repository}@{}", image.digest);
     let bucket = settings.journal_bucket(args.bucket.clone());
     let webhook = settings.webhook(args.release.webhook.as_deref())?;
-    let spec = settings.cloudrun_spec(args, service.clone(), artifact.name.clone(), reference)?;
+    let (model, project) = (artifact.name.clone(), place.google.project());
+    let mut spec = settings.cloudrun_spec(args, service.clone(), model, reference, project)?;
     let mut engine = Engine::of_service(&place, &service, bucket.as_deref())?;
     engine.webhook = webhook;
     deploy::check_strategy(&engine, &strategy)?;
@@ -156,6 +171,10 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
         false => deploy::check_target(&engine, &strategy).await?,
     };
     check_metrics(&engine.metrics, &strategy).await?;
+    if no_traffic && observed.split.is_none() {
+        // A first revision has all traffic there is: nobody comes in before it is released.
+        spec.public = None;
+    }
     let CloudrunPlace { google, local, .. } = place;
     let prepared = Prepared { engine, strategy, observed, request };
     Ok(Deployment { layout, repository, tags, spec, google, local, no_traffic, prepared })

@@ -23,7 +23,7 @@ use crate::settings::Settings;
 use crate::site::Site;
 use crate::story;
 
-/// The largest request that is kept for whoever goes on with a release.
+/// The largest request that Lambda takes.
 const MOST_REQUEST_BYTES: usize = 6 << 20;
 
 /// What `deploy` and `plan` are about to do.
@@ -190,7 +190,7 @@ async fn prepare(settings: &Settings, args: DeployLambda) -> Result<Deployment, 
     let folder = settings.artifact(args.artifact)?;
     let artifact = Artifact::read(&folder)?;
     let zip = artifact.lambda_zip(&folder)?;
-    let request = self::request(request, &artifact)?;
+    let request = self::request(request, &artifact, MOST_REQUEST_BYTES)?;
     let alias = settings.alias(args.alias);
     let function = settings.function(args.place.function.clone());
     let function = function.unwrap_or_else(|| artifact.name.clone());
@@ -216,19 +216,24 @@ async fn prepare(settings: &Settings, args: DeployLambda) -> Result<Deployment, 
     Ok(Deployment { artifact, zip, spec, place, prepared })
 }
 
-/// What a candidate is asked before it gets traffic: a file, or zeros.
-pub(super) fn request(path: Option<PathBuf>, artifact: &Artifact) -> Result<Vec<u8>, Failure> {
+/// What a candidate is asked before it gets traffic: a file, or zeros, if they are no more bytes than are
+/// taken.
+pub(super) fn request(
+    path: Option<PathBuf>,
+    artifact: &Artifact,
+    most: usize,
+) -> Result<Vec<u8>, Failure> {
     match path {
         Some(path) => std::fs::read(&path)
             .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display()))),
-        None => zeros(artifact),
+        None => zeros(artifact, most),
     }
 }
 
 /// Zeros that fit the model, as an infer request.
-fn zeros(artifact: &Artifact) -> Result<Vec<u8>, Failure> {
+fn zeros(artifact: &Artifact, most: usize) -> Result<Vec<u8>, Failure> {
     let signature = &artifact.model.signature;
-    let inputs = signature.zeros(MOST_REQUEST_BYTES / 4).map(|tensors| {
+    let inputs = signature.zeros(most / 2).map(|tensors| {
         let input = |(spec, tensor): (&slsml_model::TensorSpec, slsml_model::Tensor)| {
             let zero = match tensor.datatype() {
                 slsml_model::Datatype::Bool => json!(false),
@@ -245,10 +250,11 @@ fn zeros(artifact: &Artifact) -> Result<Vec<u8>, Failure> {
         signature.inputs.iter().zip(tensors).map(input).collect::<Vec<_>>()
     });
     let request = json!({ "inputs": inputs }).to_string().into_bytes();
-    if inputs.is_none() || request.len() > MOST_REQUEST_BYTES {
-        return Err(Failure::usage(
-            "a request of zeros for this model is larger than Lambda takes",
-        )
+    if inputs.is_none() || request.len() > most {
+        return Err(Failure::usage(format!(
+            "a request of zeros for this model is larger than the {} MiB that are taken",
+            most >> 20
+        ))
         .help("name a smaller one with --request FILE, or take --warm-up 0"));
     }
     Ok(request)

@@ -4,10 +4,12 @@ use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use slsml_cloudrun::{Google, ServiceTarget};
+use slsml_release::Revision;
 
-use crate::args::Invoke;
+use crate::args::{Invoke, ReleaseTarget};
 use crate::failure::{Exit, Failure};
-use crate::place::Place;
+use crate::place::{CloudrunPlace, Place};
 use crate::printer::Printer;
 use crate::settings::Settings;
 
@@ -21,6 +23,17 @@ pub(crate) async fn run(
         return Err(Failure::usage(format!("{} is not JSON: {error}", args.body.display())).help(
             "give an infer request: {\"inputs\": [{\"name\", \"shape\", \"datatype\", \"data\"}]}",
         ));
+    }
+    let target = ReleaseTarget {
+        place: args.place.clone(),
+        alias: args.alias.clone(),
+        service: args.service.clone(),
+        project: args.project.clone(),
+        bucket: None,
+    };
+    if let Some((place, service)) = super::release::service(settings, &target)? {
+        let google = CloudrunPlace::connect(&place, settings)?.google;
+        return ask_service(&google, &service, args.revision, body, printer).await;
     }
     let function = function(settings, args.place.function.clone())?;
     let alias = settings.alias(args.alias);
@@ -50,6 +63,39 @@ pub(crate) async fn run(
     let value = json!({ "function": function, "alias": alias, "version": answer.version, "answer": payload, "log": answer.log });
     let text = serde_json::to_string_pretty(&payload)?;
     printer.note(&format!("Version {version} of {function} answered:"));
+    printer.result(&value, || text)
+}
+
+async fn ask_service(
+    google: &Google,
+    service: &str,
+    revision: Option<String>,
+    body: Vec<u8>,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    let asked = ServiceTarget::new(google, service).with_request(body);
+    let answer = asked.invoke(revision.map(Revision).as_ref()).await?;
+    let payload: Value = serde_json::from_slice(&answer.body)
+        .unwrap_or_else(|_| json!(String::from_utf8_lossy(&answer.body)));
+    let who = payload["model_version"].as_str().map(str::to_owned);
+    match answer.status {
+        200..300 => {}
+        status => {
+            let why = payload["error"].as_str().map_or_else(|| payload.to_string(), str::to_owned);
+            let message = format!("the service {service} answered with status {status}: {why}");
+            return Err(match status {
+                400..500 if status != 401 && status != 403 && status != 429 => {
+                    Failure::usage(message)
+                }
+                _ => Failure::new(Exit::Cloud, message)
+                    .help(format!("slsml logs --service {service} shows what its containers said")),
+            });
+        }
+    }
+    let value = json!({ "service": service, "revision": who, "answer": payload });
+    let text = serde_json::to_string_pretty(&payload)?;
+    let who = who.as_deref().unwrap_or("an unknown one");
+    printer.note(&format!("Revision {who} of {service} answered:"));
     printer.result(&value, || text)
 }
 

@@ -36,7 +36,12 @@ pub(crate) async fn run(
             tags.push(tag);
         }
     }
-    let pushed = bring(&layout, &to, &tags, args.mount_from.as_deref(), printer).await?;
+    let from = args.mount_from.as_deref();
+    let pushed = bring(&layout, &to, &tags, from, printer).await?;
+    let has = |fate: Fate| pushed.blobs.iter().any(|blob| blob.fate == fate);
+    if let Some(from) = from.filter(|_| has(Fate::Sent) && !has(Fate::Mounted)) {
+        printer.note(&format!("Nothing could be taken over from {from}: it has none of the image's blobs, or not for you"));
+    }
     printer.result(&json!(pushed), || text(&pushed))
 }
 

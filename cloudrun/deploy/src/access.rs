@@ -4,18 +4,29 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::api::TRIES;
+use crate::service::ServiceSpec;
 use crate::{CloudRunError, Google};
 
 const INVOKER: &str = "roles/run.invoker";
 const EVERYBODY: &str = "allUsers";
 
-/// Whether everybody may send requests to a service: by its policy, or because it asks nobody.
-pub(crate) async fn is_public(
+/// Whether others may send requests than a specification says; of a service that is there.
+pub(crate) async fn differs(
     google: &Google,
-    name: &str,
+    spec: &ServiceSpec,
     service: &Value,
 ) -> Result<bool, CloudRunError> {
-    Ok(asks_nobody(service) || lets_everybody_in(&policy(google, name).await?))
+    if spec.public.is_none() && spec.invokers.is_empty() {
+        return Ok(false);
+    }
+    let policy = policy(google, &spec.name).await?;
+    let mut wanted = spec.clone();
+    // Where nobody is asked everybody may, whatever the policy says.
+    if asks_nobody(service) && spec.public == Some(true) {
+        wanted.public = None;
+    }
+    let is_open = asks_nobody(service) && spec.public == Some(false);
+    Ok(is_open || changed(policy.clone(), &wanted) != policy)
 }
 
 /// Whether the check of who sends requests is off.
@@ -26,26 +37,20 @@ pub(crate) fn asks_nobody(service: &Value) -> bool {
 async fn policy(google: &Google, service: &str) -> Result<Value, CloudRunError> {
     let url = format!("{}:getIamPolicy", google.run_url(&google.service_name(service)));
     let version = [("options.requestedPolicyVersion", "3".to_owned())];
-    google.call("GetIamPolicy", Method::GET, &url, &version, None).await
+    let policy = google.call("GetIamPolicy", Method::GET, &url, &version, None).await?;
+    // It is written as a whole, and without an etag over whatever is there.
+    match policy["etag"].is_string() {
+        true => Ok(policy),
+        false => Err(CloudRunError::Incomplete { call: "GetIamPolicy", field: "etag" }),
+    }
 }
 
-fn lets_everybody_in(policy: &Value) -> bool {
-    let mut bindings = policy["bindings"].as_array().into_iter().flatten();
-    bindings.any(|binding| {
-        binding["role"] == INVOKER
-            && binding["condition"].is_null()
-            && binding["members"]
-                .as_array()
-                .is_some_and(|all| all.iter().any(|one| one == EVERYBODY))
-    })
-}
-
-/// Lets everybody send requests, or nobody in particular: the whole policy is read, changed and written
-/// with its etag.
-pub(crate) async fn set(google: &Google, service: &str, public: bool) -> Result<(), CloudRunError> {
-    let url = format!("{}:setIamPolicy", google.run_url(&google.service_name(service)));
+/// Lets those send requests whom a specification names: the whole policy is read, changed and written with
+/// its etag.
+pub(crate) async fn set(google: &Google, spec: &ServiceSpec) -> Result<(), CloudRunError> {
+    let url = format!("{}:setIamPolicy", google.run_url(&google.service_name(&spec.name)));
     for tried in 1.. {
-        let body = json!({ "policy": changed(policy(google, service).await?, public) });
+        let body = json!({ "policy": changed(policy(google, &spec.name).await?, spec) });
         match google.call("SetIamPolicy", Method::POST, &url, &[], Some(&body)).await {
             Err(error) if error.is_conflict() && tried < TRIES => {}
             other => return other.map(drop),
@@ -54,21 +59,30 @@ pub(crate) async fn set(google: &Google, service: &str, public: bool) -> Result<
     Ok(())
 }
 
-/// A policy with everybody in it, or not; all else as it was.
-fn changed(mut policy: Value, public: bool) -> Value {
+/// A policy with those in it who are named; with everybody, or not, if that is said; all else as it was.
+fn changed(mut policy: Value, spec: &ServiceSpec) -> Value {
     let mut bindings = policy["bindings"].as_array().cloned().unwrap_or_default();
-    for binding in &mut bindings {
-        if binding["role"] == INVOKER && binding["condition"].is_null() {
-            let members = binding["members"].as_array().cloned().unwrap_or_default();
-            let others = members.into_iter().filter(|member| member != EVERYBODY);
+    let lets_in = |binding: &Value| binding["role"] == INVOKER && binding["condition"].is_null();
+    let members = |binding: &Value| binding["members"].as_array().cloned().unwrap_or_default();
+    if spec.public == Some(false) {
+        for binding in bindings.iter_mut().filter(|binding| lets_in(binding)) {
+            let others = members(binding).into_iter().filter(|member| member != EVERYBODY);
             binding["members"] = others.collect();
         }
+        bindings.retain(|binding| !members(binding).is_empty());
     }
-    if public {
-        bindings.push(json!({ "role": INVOKER, "members": [EVERYBODY] }));
+    let everybody = (spec.public == Some(true)).then_some(EVERYBODY);
+    let named = spec.invokers.iter().map(String::as_str).chain(everybody);
+    let has = |name: &str| {
+        bindings.iter().any(|binding| lets_in(binding) && members(binding).contains(&json!(name)))
+    };
+    let missing: Vec<&str> = named.filter(|name| !has(name)).collect();
+    if !missing.is_empty() {
+        bindings.push(json!({ "role": INVOKER, "members": missing }));
     }
-    bindings.retain(|binding| binding["members"].as_array().is_some_and(|all| !all.is_empty()));
-    policy["bindings"] = json!(bindings);
+    if !(bindings.is_empty() && policy["bindings"].is_null()) {
+        policy["bindings"] = json!(bindings);
+    }
     policy
 }
 
@@ -76,16 +90,37 @@ fn changed(mut policy: Value, public: bool) -> Value {
 mod tests {
     use super::*;
 
+    fn spec(public: Option<bool>, invokers: &[&str]) -> ServiceSpec {
+        let invokers = invokers.iter().map(|name| (*name).to_owned()).collect();
+        ServiceSpec { public, invokers, ..ServiceSpec::default() }
+    }
+
     #[test]
     fn everybody_comes_and_goes_and_others_stay() {
         let theirs = json!({ "role": INVOKER, "members": ["user:a@example.com"] });
         let admin = json!({ "role": "roles/run.admin", "members": ["user:b@example.com"] });
         let before = json!({ "etag": "x", "bindings": [theirs, admin] });
-        let open = changed(before.clone(), true);
-        assert!(lets_everybody_in(&open) && !lets_everybody_in(&before));
-        assert_eq!(changed(open, false), before);
+        let open = changed(before.clone(), &spec(Some(true), &[]));
+        assert_ne!(open, before);
+        assert_eq!(changed(open.clone(), &spec(Some(true), &[])), open, "once is enough");
+        assert_eq!(changed(open.clone(), &spec(None, &[])), open);
+        assert_eq!(changed(open, &spec(Some(false), &[])), before);
         let conditional = json!({ "bindings": [{ "role": INVOKER, "members": [EVERYBODY], "condition": { "expression": "x" } }] });
-        assert!(!lets_everybody_in(&conditional));
-        assert_eq!(changed(conditional.clone(), false), conditional);
+        assert_ne!(changed(conditional.clone(), &spec(Some(true), &[])), conditional);
+        assert_eq!(changed(conditional.clone(), &spec(Some(false), &[])), conditional);
+        let nobody = json!({ "etag": "x" });
+        assert_eq!(changed(nobody.clone(), &spec(Some(false), &[])), nobody);
+    }
+
+    #[test]
+    fn who_is_named_is_let_in_once() {
+        let caller = "serviceAccount:c@p.iam.gserviceaccount.com";
+        let named = spec(None, &[caller, "user:a@example.com"]);
+        let theirs = json!({ "role": INVOKER, "members": ["user:a@example.com"] });
+        let before = json!({ "etag": "x", "bindings": [theirs] });
+        let after = changed(before, &named);
+        let added = json!({ "role": INVOKER, "members": [caller] });
+        assert_eq!(after["bindings"], json!([theirs, added]));
+        assert_eq!(changed(after.clone(), &named), after);
     }
 }

@@ -76,11 +76,7 @@ impl Google {
         };
         let credentials = match connect.endpoint {
             Some(_) => None,
-            None => {
-                let found =
-                    Builder::default().with_scopes([SCOPE]).build_access_token_credentials();
-                Some(Arc::new(found.map_err(|error| why(&error))?))
-            }
+            None => Some(Arc::new(default_credentials().map_err(|error| why(&error))?)),
         };
         let http = Client::builder()
             .timeout(CALL)
@@ -167,15 +163,23 @@ impl Google {
         }
     }
 
-    /// An identity token for requests to a service that is not public, if there is one to be had.
-    pub(crate) async fn identity_token(&self) -> Option<String> {
+    /// An identity token for requests to a service that is not public, if there is one to be had. Service
+    /// accounts must say whom it is for, and people cannot.
+    pub(crate) async fn identity_token(&self, audience: &str) -> Option<String> {
         if self.credentials.is_none() {
             return Some("slsml-local".into());
         }
-        let mut gcloud = tokio::process::Command::new("gcloud");
-        let output = gcloud.args(["auth", "print-identity-token"]).output().await.ok()?;
-        let token = String::from_utf8(output.stdout).ok()?;
-        (output.status.success() && !token.trim().is_empty()).then(|| token.trim().to_owned())
+        let whom = format!("--audiences={audience}");
+        for more in [Some(&*whom), None] {
+            let mut gcloud = tokio::process::Command::new("gcloud");
+            gcloud.args(["auth", "print-identity-token"]).args(more);
+            let output = gcloud.output().await.ok()?;
+            let token = String::from_utf8(output.stdout).ok()?;
+            if output.status.success() && !token.trim().is_empty() {
+                return Some(token.trim().to_owned());
+            }
+        }
+        None
     }
 
     /// The client, for requests to services.
@@ -215,8 +219,14 @@ impl Google {
         body: Option<&Value>,
     ) -> Result<Value, CloudRunError> {
         let payload = body.map_or(Payload::None, Payload::Json);
+        let is_over = method == Method::DELETE;
         let answer = self.exchange(call, method, url, query, payload).await?;
-        Ok(serde_json::from_slice(&answer.bytes).unwrap_or(Value::Null))
+        if is_over && answer.bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        // What is no JSON is not Google's, and nothing may be concluded from it.
+        serde_json::from_slice(&answer.bytes)
+            .map_err(|_| CloudRunError::Incomplete { call, field: "JSON" })
     }
 
     /// One call. What passes is tried again; a write that carries an etag cannot be done twice.
@@ -279,11 +289,25 @@ impl Google {
             let url = self.run_url(name);
             operation = self.call("GetOperation", Method::GET, &url, &[], None).await?;
         }
-        match operation["error"]["message"].as_str() {
-            Some(reason) => Err(CloudRunError::Failed { what: call.into(), reason: reason.into() }),
+        match operation["error"].as_object() {
+            Some(error) => {
+                let reason = error.get("message").and_then(Value::as_str);
+                let reason = reason.unwrap_or("Google gives no reason").into();
+                Err(CloudRunError::Failed { what: call.into(), reason })
+            }
             None => Ok(operation["response"].take()),
         }
     }
+}
+
+fn default_credentials() -> Result<AccessTokenCredentials, google_cloud_auth::build_errors::Error> {
+    Builder::default().with_scopes([SCOPE]).build_access_token_credentials()
+}
+
+/// A token of the Application Default Credentials, if there are some.
+pub(crate) async fn access_token() -> Option<String> {
+    let token = default_credentials().ok()?.access_token().await.ok()?;
+    Some(token.token)
 }
 
 fn is_passing(error: &CloudRunError) -> bool {
@@ -299,10 +323,15 @@ fn refused(call: &'static str, status: StatusCode, bytes: &[u8]) -> CloudRunErro
     let value: Value = serde_json::from_slice(bytes).unwrap_or(Value::Null);
     let error = &value["error"];
     let text = || String::from_utf8_lossy(bytes).chars().take(300).collect::<String>();
+    // Why permission is denied: for want of a role, or because an API is not enabled.
+    let mut details = error["details"].as_array().into_iter().flatten();
+    let reason = details.find_map(|detail| detail["reason"].as_str());
+    let reason = reason.filter(|_| status == StatusCode::FORBIDDEN);
+    let code = reason.or(error["status"].as_str()).unwrap_or(status.as_str()).to_owned();
     CloudRunError::Refused {
         call,
         status: status.as_u16(),
-        code: error["status"].as_str().unwrap_or(status.as_str()).to_owned(),
+        code,
         message: error["message"].as_str().map_or_else(text, str::to_owned),
     }
 }

@@ -19,10 +19,16 @@ impl ServiceTarget {
 
     /// Deletes a revision; one that is gone already is no error.
     pub async fn delete_revision(&self, revision: &str) -> Result<(), CloudRunError> {
+        let Some(found) = service::revision(&self.google, &self.service, revision).await? else {
+            return Ok(());
+        };
         let url = format!("{}/{revision}", self.google.revisions_url(&self.service));
-        match self.delete("DeleteRevision", &url, &[]).await {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
+        let Err(error) = self.delete("DeleteRevision", &url, &etag(&found)).await else {
+            return Ok(());
+        };
+        match service::revision(&self.google, &self.service, revision).await? {
+            Some(_) => Err(error),
+            None => Ok(()),
         }
     }
 
@@ -30,9 +36,9 @@ impl ServiceTarget {
     pub async fn delete_service(&self) -> Result<(), CloudRunError> {
         let found = service::existing(&self.google, &self.service).await?;
         let url = self.google.run_url(&self.google.service_name(&self.service));
-        let etag = found["etag"].as_str().map(|etag| ("etag", etag.to_owned()));
-        let query: Vec<_> = etag.into_iter().collect();
-        let Err(error) = self.delete("DeleteService", &url, &query).await else { return Ok(()) };
+        let Err(error) = self.delete("DeleteService", &url, &etag(&found)).await else {
+            return Ok(());
+        };
         // An answer may have been lost, and the deletion have changed the etag.
         let now = service::get(&self.google, &self.service).await?;
         if now.is_none_or(|now| now["uid"] != found["uid"] || !now["deleteTime"].is_null()) {
@@ -50,6 +56,11 @@ impl ServiceTarget {
         let operation = self.google.call(call, Method::DELETE, url, query, None).await?;
         self.google.finish(call, operation).await.map(drop)
     }
+}
+
+/// That something is as it was seen.
+fn etag(found: &Value) -> Vec<(&'static str, String)> {
+    found["etag"].as_str().map(|etag| ("etag", etag.to_owned())).into_iter().collect()
 }
 
 /// Whom a service cannot be without: who is served or wanted, and its latest ones.

@@ -1,10 +1,14 @@
 //! Who slsml is to a registry: what docker was told, else what a cloud's own program says.
 
+use std::path::PathBuf;
+
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use oci_client::secrets::RegistryAuth;
+use serde_json::Value;
 use tokio::process::Command;
 
 use crate::CloudRunError;
+use crate::api::access_token;
 
 /// What a registry is shown. Never printed.
 #[derive(Clone, Debug)]
@@ -17,38 +21,19 @@ impl Credentials {
     }
 }
 
+/// Where docker keeps what Docker Hub is shown.
+const DOCKER_HUB: &str = "https://index.docker.io/v1/";
+
 /// The credentials for a registry, from the first that has some: docker's configuration and its
-/// helpers, `gcloud` for Google's registries, `aws` for Amazon's; none otherwise.
+/// helpers, `gcloud` and Application Default Credentials for Google's registries, `aws` for Amazon's; none
+/// otherwise.
 pub async fn credentials(registry: &str) -> Result<Credentials, CloudRunError> {
     let failed = |why: String| CloudRunError::Credentials { registry: registry.into(), why };
-    match docker_credential::get_credential(registry) {
-        Ok(DockerCredential::UsernamePassword(user, password)) => {
-            return Ok(Credentials(RegistryAuth::Basic(user, password)));
-        }
-        Ok(DockerCredential::IdentityToken(_)) => {
-            return Err(failed(
-                "docker holds an identity token for it, which cannot be used".into(),
-            ));
-        }
-        Err(
-            CredentialRetrievalError::ConfigNotFound
-            | CredentialRetrievalError::ConfigReadError
-            | CredentialRetrievalError::NoCredentialConfigured,
-        ) => {}
-        // A helper that knows nothing of this registry is no helper for it.
-        Err(CredentialRetrievalError::HelperFailure { stdout, .. })
-            if stdout.contains("credentials not found") => {}
-        // What it printed may hold a secret.
-        Err(CredentialRetrievalError::HelperFailure { stderr, .. }) => {
-            let why = stderr.trim().chars().take(300).collect::<String>();
-            let why = if why.is_empty() { "it gives no reason".into() } else { why };
-            return Err(failed(format!("docker's credential helper failed: {why}")));
-        }
-        Err(error) => return Err(failed(error.to_string())),
+    if let Some(found) = from_docker(registry).map_err(failed)? {
+        return Ok(Credentials(found));
     }
     let from_program = if is_google(registry) {
-        let token = said("gcloud", &["auth", "print-access-token"]).await.map_err(failed)?;
-        token.map(|token| ("oauth2accesstoken", token))
+        google_token().await.map_err(failed)?.map(|token| ("oauth2accesstoken", token))
     } else if let Some(region) = amazon_region(registry) {
         let args = ["ecr", "get-login-password", "--region", region];
         said("aws", &args).await.map_err(failed)?.map(|password| ("AWS", password))
@@ -59,6 +44,69 @@ pub async fn credentials(registry: &str) -> Result<Credentials, CloudRunError> {
         Some((user, secret)) => Credentials(RegistryAuth::Basic(user.into(), secret)),
         None => Credentials::anonymous(),
     })
+}
+
+/// What docker was told of a registry, by its own names for it.
+fn from_docker(registry: &str) -> Result<Option<RegistryAuth>, String> {
+    let Some((path, config)) = docker_config()? else { return Ok(None) };
+    let hub = matches!(registry, "docker.io" | "index.docker.io" | "registry-1.docker.io");
+    for name in hub.then_some(DOCKER_HUB).into_iter().chain([registry]) {
+        match docker_credential::get_credential_from_reader(&*config, name) {
+            Ok(DockerCredential::UsernamePassword(user, password)) => {
+                return Ok(Some(RegistryAuth::Basic(user, password)));
+            }
+            Ok(DockerCredential::IdentityToken(_)) => {
+                return Err("docker holds an identity token for it, which cannot be used".into());
+            }
+            Err(CredentialRetrievalError::NoCredentialConfigured) => {}
+            // A helper that knows nothing of this registry is no helper for it.
+            Err(CredentialRetrievalError::HelperFailure { stdout, .. })
+                if stdout.contains("credentials not found") => {}
+            // What it printed may hold a secret.
+            Err(CredentialRetrievalError::HelperFailure { stderr, .. }) => {
+                let why = stderr.trim().chars().take(300).collect::<String>();
+                let why = if why.is_empty() { "it gives no reason".into() } else { why };
+                return Err(format!("docker's credential helper failed: {why}"));
+            }
+            Err(CredentialRetrievalError::HelperCommunicationError) => {
+                let helper = helper(&config, name);
+                return Err(format!("docker's credential helper {helper} cannot be run"));
+            }
+            Err(error) => return Err(format!("{} cannot be used: {error}", path.display())),
+        }
+    }
+    Ok(None)
+}
+
+/// docker's configuration, if there is one.
+fn docker_config() -> Result<Option<(PathBuf, Vec<u8>)>, String> {
+    let named = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty());
+    let folder = named.map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".docker")));
+    let Some(path) = folder.map(|folder| folder.join("config.json")) else { return Ok(None) };
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(Some((path, bytes))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
+    }
+}
+
+/// The program that a configuration names for a registry.
+fn helper(config: &[u8], registry: &str) -> String {
+    let config: Value = serde_json::from_slice(config).unwrap_or_default();
+    let named = config["credHelpers"][registry].as_str().or(config["credsStore"].as_str());
+    format!("docker-credential-{}", named.unwrap_or("…"))
+}
+
+/// A token of whoever is logged in with `gcloud`, else of the Application Default Credentials.
+async fn google_token() -> Result<Option<String>, String> {
+    let by_gcloud = said("gcloud", &["auth", "print-access-token"]).await;
+    if let Ok(Some(token)) = by_gcloud {
+        return Ok(Some(token));
+    }
+    match access_token().await {
+        Some(token) => Ok(Some(token)),
+        None => by_gcloud,
+    }
 }
 
 /// Artifact Registry and Container Registry.

@@ -6,6 +6,8 @@ use oci_client::errors::OciDistributionError;
 use slsml_release::ports::PortError;
 use thiserror::Error;
 
+use crate::Repository;
+
 /// Why an image could not be brought where it should be.
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
@@ -26,6 +28,8 @@ pub enum CloudRunError {
     Unauthorized { registry: String, what: String, why: String },
     #[error("{registry} could not {what}: {why}")]
     Registry { registry: String, what: String, why: String },
+    #[error("there is no repository for {place}: {why}")]
+    NoRepository { place: String, why: String },
     #[error("no Google Cloud project is named")]
     NoProject,
     #[error("no region is named")]
@@ -44,6 +48,8 @@ pub enum CloudRunError {
     NoService { service: String },
     #[error("{what} was changed by somebody else")]
     Moved { what: String },
+    #[error("{service} would not get what is asked for: {why}")]
+    Scaling { service: String, why: String },
     #[error("the traffic of {service} is divided: {shares}")]
     Divided { service: String, shares: String },
     #[error("the revision {revision} does not become ready: {why}")]
@@ -59,7 +65,9 @@ pub enum CloudRunError {
 impl From<CloudRunError> for PortError {
     fn from(error: CloudRunError) -> Self {
         match error {
-            CloudRunError::Moved { .. } => PortError::Moved(error.to_string()),
+            CloudRunError::Moved { .. } | CloudRunError::Divided { .. } => {
+                PortError::Moved(error.to_string())
+            }
             other => PortError::Failed(Box::new(other)),
         }
     }
@@ -82,11 +90,12 @@ impl CloudRunError {
     }
 
     /// What a registry's refusal means.
-    pub(crate) fn registry(registry: &str, what: &str, error: &OciDistributionError) -> Self {
-        let (registry, what) = (registry.to_owned(), what.to_owned());
+    pub(crate) fn registry(to: &Repository, what: &str, error: &OciDistributionError) -> Self {
+        let (registry, what) = (to.registry().to_owned(), what.to_owned());
         let why = reason(error);
         match status(error) {
             Some(401 | 403) => Self::Unauthorized { registry, what, why },
+            Some(404) => Self::NoRepository { place: to.to_string(), why },
             _ => Self::Registry { registry, what, why },
         }
     }
@@ -94,25 +103,35 @@ impl CloudRunError {
 
 /// The status a registry answered with.
 fn status(error: &OciDistributionError) -> Option<u16> {
-    use oci_client::errors::OciErrorCode::{Denied, Unauthorized};
+    use oci_client::errors::OciErrorCode::{Denied, NameUnknown, Unauthorized};
     match error {
         OciDistributionError::AuthenticationFailure(_)
         | OciDistributionError::UnauthorizedError { .. } => Some(401),
         OciDistributionError::ServerError { code, .. } => Some(*code),
         OciDistributionError::RequestError(error) => error.status().map(|status| status.as_u16()),
         OciDistributionError::RegistryError { envelope, .. } => {
-            let mut codes = envelope.errors.iter().map(|error| &error.code);
-            codes.any(|code| matches!(code, Denied | Unauthorized)).then_some(403)
+            envelope.errors.iter().find_map(|error| match error.code {
+                Denied | Unauthorized => Some(403),
+                NameUnknown => Some(404),
+                _ => None,
+            })
         }
         _ => None,
     }
 }
 
-/// Whether another try may end otherwise.
-pub(crate) fn is_passing(error: &OciDistributionError) -> bool {
+/// Whether another try may end otherwise. Whoever was let in once is not refused for who it is: then it is
+/// whoever gives out tokens that failed.
+pub(crate) fn is_passing(error: &OciDistributionError, let_in: bool) -> bool {
     match (error, status(error)) {
+        (OciDistributionError::AuthenticationFailure(why), _) if !let_in => {
+            let why = why.to_lowercase();
+            let refusals = ["denied", "unauthorized", "forbidden", "incorrect", "invalid"];
+            !refusals.iter().any(|refusal| why.contains(refusal))
+        }
+        (_, Some(401)) => let_in,
         (_, Some(status)) => status == 429 || status >= 500,
-        (OciDistributionError::RequestError(_), None) => true,
+        (OciDistributionError::RequestError(_) | OciDistributionError::IoError(_), None) => true,
         _ => false,
     }
 }
@@ -128,7 +147,10 @@ fn reason(error: &OciDistributionError) -> String {
             each.collect::<Vec<_>>().join("; ")
         }
         OciDistributionError::ServerError { code, message, .. } => {
-            let message = message.trim().chars().take(300).collect::<String>();
+            // A registry's own words, where it has some.
+            let said: Option<serde_json::Value> = serde_json::from_str(message).ok();
+            let said = said.as_ref().and_then(|all| all["errors"][0]["message"].as_str());
+            let message = said.unwrap_or(message).trim().chars().take(300).collect::<String>();
             format!("status {code} {message}").trim().to_owned()
         }
         OciDistributionError::UnauthorizedError { .. } => "status 401".into(),
@@ -143,5 +165,19 @@ fn reason(error: &OciDistributionError) -> String {
         }
         OciDistributionError::AuthenticationFailure(why) => why.chars().take(300).collect(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gives_out_tokens_may_fail_and_a_refusal_is_one() {
+        let failure = |why: &str| OciDistributionError::AuthenticationFailure(why.into());
+        assert!(is_passing(&failure("<html>502 Bad Gateway</html>"), false));
+        assert!(!is_passing(&failure(r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#), false));
+        let unauthorized = OciDistributionError::UnauthorizedError { url: "u".into() };
+        assert!(!is_passing(&unauthorized, false) && is_passing(&unauthorized, true));
     }
 }

@@ -38,6 +38,11 @@ impl RevisionMetrics {
         RevisionMetrics { google: google.clone(), service: service.into(), period: period.max(1) }
     }
 
+    /// How late Google counts, as it says; here there is nothing between.
+    fn late(&self) -> Duration {
+        if self.period < 60 { Duration::from_secs(1) } else { Duration::from_secs(180) }
+    }
+
     async fn read(
         &self,
         revision: &str,
@@ -48,7 +53,7 @@ impl RevisionMetrics {
         let asks = |measure| measures.contains(&measure);
         let reads_log = asks(Measure::Errors) || asks(Measure::Outputs);
         // Two metrics are late at different times: only what both have counted is evidence.
-        let to = if reads_log { to.saturating_sub(self.delay()) } else { to };
+        let to = if reads_log { to.saturating_sub(self.late()) } else { to };
         // Whole periods from the start, so that none reaches back before it.
         let from = from.as_secs() + u64::from(from.subsec_nanos() > 0);
         let periods = to.as_secs().saturating_sub(from) / self.period;
@@ -284,9 +289,11 @@ impl Metrics for RevisionMetrics {
         Duration::from_secs(self.period)
     }
 
-    /// Google says up to three minutes; here there is nothing between.
+    /// Only whole periods are read, from a step's begin on: at either end of one some of it is missing,
+    /// which is nothing where a period is a second.
     fn delay(&self) -> Duration {
-        if self.period < 60 { Duration::from_secs(1) } else { Duration::from_secs(180) }
+        let edges = if self.period < 60 { Duration::ZERO } else { 2 * self.resolution() };
+        self.late() + edges
     }
 
     async fn knows(&self, measure: &Measure) -> Result<bool, PortError> {

@@ -6,9 +6,9 @@
 //! <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#push>
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::error::is_passing;
 use crate::layout::{Manifest, is_tag};
-use crate::{CloudRunError, Credentials, Layout};
+use crate::{CloudRunError, Credentials, Layout, scope};
 
 /// How many blobs go at once.
 const AT_ONCE: usize = 4;
@@ -30,8 +30,10 @@ const AT_ONCE: usize = 4;
 /// The pieces progress is counted in.
 const PIECE: usize = 256 << 10;
 
-/// How long a registry may take to connect, and to say anything.
+/// How long a registry may take to connect.
 const CONNECT: Duration = Duration::from_secs(20);
+
+/// How long a registry may take nothing and say nothing. A blob as a whole may take any time.
 const SILENCE: Duration = Duration::from_secs(120);
 
 const MANIFEST: HeaderValue =
@@ -78,6 +80,19 @@ impl Repository {
     /// The registry's name, and its port.
     pub fn registry(&self) -> &str {
         &self.registry
+    }
+
+    /// Another one of the same registry, by its path or its whole name.
+    fn beside(&self, other: &str) -> Result<Repository, CloudRunError> {
+        let path = other.strip_prefix(&format!("{}/", self.registry)).unwrap_or(other);
+        let (repository, tag) = Repository::parse(&format!("{}/{path}", self.registry))?;
+        match tag {
+            None => Ok(repository),
+            Some(_) => Err(CloudRunError::Repository {
+                text: other.into(),
+                why: "blobs are taken over from a repository, not from a tag".into(),
+            }),
+        }
     }
 
     fn at(&self, digest: &str) -> Reference {
@@ -163,6 +178,12 @@ pub async fn push(
     let registry = Registry::connect(push);
     let by_digest = push.to.at(push.layout.digest());
     registry.log_in(&by_digest).await?;
+    let from = push.mount_from.map(|from| push.to.beside(from)).transpose()?;
+    let mounting = match &from {
+        Some(from) => Some((from, registry.for_both(from, &by_digest).await)),
+        None => None,
+    };
+    let mounting = mounting.as_ref().map(|(from, client)| (*from, client));
     let blobs = push.layout.blobs();
     let all = blobs.iter().map(Descriptor::size).sum();
     let (there, told) = (Arc::new(AtomicU64::new(0)), Arc::new(told));
@@ -170,7 +191,7 @@ pub async fn push(
         told(there.fetch_add(bytes, Ordering::Relaxed) + bytes, all);
     };
     let blobs: Vec<PushedBlob> = futures::stream::iter(blobs)
-        .map(|blob| registry.bring(blob, progress.clone()))
+        .map(|blob| registry.bring(blob, mounting, progress.clone()))
         .buffered(AT_ONCE)
         .try_collect()
         .await?;
@@ -189,21 +210,65 @@ pub async fn push(
 struct Registry<'a> {
     client: Client,
     push: &'a Push<'a>,
+    /// Whether it took something, and thus knows the credentials.
+    let_in: AtomicBool,
+}
+
+/// When a registry last took something. reqwest's own time for reading begins with a request and is not
+/// over before a large body is sent: <https://github.com/seanmonstar/reqwest/issues/2784>.
+#[derive(Clone, Debug)]
+struct Pulse(Arc<Mutex<Instant>>);
+
+impl Pulse {
+    fn new() -> Pulse {
+        Pulse(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn beat(&self) {
+        *self.last() = Instant::now();
+    }
+
+    /// Returns once nothing was taken for so long.
+    async fn stops(&self, silence: Duration) {
+        while let Some(left) = self.left(silence, Instant::now()) {
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    /// How much of a silence is left; none if it is over.
+    fn left(&self, silence: Duration, now: Instant) -> Option<Duration> {
+        let left = silence.saturating_sub(now.saturating_duration_since(*self.last()));
+        (!left.is_zero()).then_some(left)
+    }
 }
 
 impl<'a> Registry<'a> {
     fn connect(push: &'a Push<'a>) -> Registry<'a> {
-        let protocol =
-            if push.to.is_local() { ClientProtocol::Http } else { ClientProtocol::Https };
-        let client = Client::new(ClientConfig {
-            protocol,
-            use_monolithic_push: true,
-            connect_timeout: Some(CONNECT),
-            read_timeout: Some(SILENCE),
-            user_agent: concat!("slsml/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
-        });
-        Registry { client, push }
+        Registry { client: client(push.to), push, let_in: AtomicBool::new(false) }
+    }
+
+    /// A client that may read one repository and write the other, as far as that is a matter of tokens.
+    async fn for_both(&self, from: &Repository, image: &Reference) -> Client {
+        let auth = &self.push.credentials.0;
+        let to = self.push.to;
+        let scheme = if to.is_local() { "http" } else { "https" };
+        let address = format!("{scheme}://{}/v2/", image.resolve_registry());
+        let scopes = [
+            format!("repository:{}:pull", from.path),
+            format!("repository:{}:pull,push", image.repository()),
+        ];
+        match scope::token(&address, auth, &scopes).await {
+            Some(token) => {
+                let both = client(to);
+                both.store_auth_if_needed(image.resolve_registry(), &token).await;
+                both
+            }
+            None => self.client.clone(),
+        }
     }
 
     async fn log_in(&self, image: &Reference) -> Result<(), CloudRunError> {
@@ -216,6 +281,7 @@ impl<'a> Registry<'a> {
     async fn bring(
         &self,
         blob: &Descriptor,
+        mounting: Option<(&Repository, &Client)>,
         progress: impl Fn(u64) + Clone + Send + Sync + 'static,
     ) -> Result<PushedBlob, CloudRunError> {
         let digest = blob.digest().to_string();
@@ -224,16 +290,20 @@ impl<'a> Registry<'a> {
         let fate = if self.trying(is_there, &format!("look for the blob {digest}")).await? {
             progress(blob.size());
             Fate::There
-        } else if self.mount(&at, &digest).await {
+        } else if mount(mounting, &at, &digest).await {
+            self.let_in.store(true, Ordering::Relaxed);
             progress(blob.size());
             Fate::Mounted
         } else {
             let bytes = self.push.layout.blob(&digest)?;
             // What is sent a second time is counted once.
             let most = Arc::new(AtomicU64::new(0));
+            let pulse = Pulse::new();
             let send = || {
                 let (most, progress, mut sent) = (most.clone(), progress.clone(), 0);
+                let taken = pulse.clone();
                 let count = move |piece: u64| {
+                    taken.beat();
                     sent += piece;
                     let before = most.fetch_max(sent, Ordering::Relaxed);
                     progress(sent.saturating_sub(before));
@@ -241,17 +311,11 @@ impl<'a> Registry<'a> {
                 let size = Some(bytes.len() as u64);
                 self.client.push_blob_stream(&at, pieces(bytes.clone(), count), &digest, size)
             };
-            self.trying(send, &format!("take the blob {digest}")).await?;
+            self.trying_while(&pulse, send, &format!("take the blob {digest}")).await?;
+            self.let_in.store(true, Ordering::Relaxed);
             Fate::Sent
         };
         Ok(PushedBlob { digest, bytes: blob.size(), fate })
-    }
-
-    /// Takes a blob over from another repository; one that has it not, or not for us, is no error.
-    async fn mount(&self, at: &Reference, digest: &str) -> bool {
-        let Some(from) = self.push.mount_from else { return false };
-        let from = Repository { registry: self.push.to.registry.clone(), path: from.into() };
-        self.client.mount_blob(at, &from.at(digest), digest).await.is_ok()
     }
 
     /// Gives a manifest a name; its digest is one, too.
@@ -275,14 +339,59 @@ impl<'a> Registry<'a> {
         call: impl FnMut() -> F,
         what: &str,
     ) -> Result<T, CloudRunError> {
+        self.trying_while(&Pulse::new(), call, what).await
+    }
+
+    /// Tries a call as often as what it fails with may pass, each time as long as there is a pulse.
+    async fn trying_while<T, F: Future<Output = OciResult<T>>>(
+        &self,
+        pulse: &Pulse,
+        mut call: impl FnMut() -> F,
+        what: &str,
+    ) -> Result<T, CloudRunError> {
         let policy = ExponentialBuilder::default()
             .with_jitter()
             .with_min_delay(Duration::from_millis(250))
             .with_max_delay(Duration::from_secs(8))
             .with_max_times(5);
-        let tried = call.retry(policy).when(is_passing).await;
-        tried.map_err(|error| CloudRunError::registry(self.push.to.registry(), what, &error))
+        let once = || {
+            pulse.beat();
+            let answer = call();
+            async {
+                tokio::select! {
+                    answer = answer => answer,
+                    () = pulse.stops(SILENCE) => Err(silent()),
+                }
+            }
+        };
+        let passes = |error: &_| is_passing(error, self.let_in.load(Ordering::Relaxed));
+        let tried = once.retry(policy).when(passes).await;
+        tried.map_err(|error| CloudRunError::registry(self.push.to, what, &error))
     }
+}
+
+fn client(to: &Repository) -> Client {
+    let protocol = if to.is_local() { ClientProtocol::Http } else { ClientProtocol::Https };
+    Client::new(ClientConfig {
+        protocol,
+        use_monolithic_push: true,
+        connect_timeout: Some(CONNECT),
+        user_agent: concat!("slsml/", env!("CARGO_PKG_VERSION")),
+        ..ClientConfig::default()
+    })
+}
+
+/// Takes a blob over from another repository; one that has it not, or not for us, is no error.
+async fn mount(mounting: Option<(&Repository, &Client)>, at: &Reference, digest: &str) -> bool {
+    match mounting {
+        Some((from, client)) => client.mount_blob(at, &from.at(digest), digest).await.is_ok(),
+        None => false,
+    }
+}
+
+fn silent() -> OciDistributionError {
+    let why = format!("it took nothing and said nothing for {} s", SILENCE.as_secs());
+    std::io::Error::new(std::io::ErrorKind::TimedOut, why).into()
 }
 
 /// Bytes in pieces, each counted as it goes.
@@ -308,6 +417,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn whoever_takes_piece_by_piece_may_take_any_time() {
+        let (pulse, began) = (Pulse::new(), Instant::now());
+        let later = began + Duration::from_secs(3600);
+        assert_eq!(pulse.left(SILENCE, later), None);
+        *pulse.last() = later;
+        assert_eq!(pulse.left(SILENCE, later), Some(SILENCE));
+    }
+
+    #[test]
     fn a_repository_begins_with_its_registry() {
         let parsed = |text| Repository::parse(text).unwrap();
         let (repository, tag) = parsed("europe-docker.pkg.dev/project/models/digits:v1");
@@ -322,5 +440,12 @@ mod tests {
             assert!(Repository::parse(wrong).is_err(), "{wrong}");
         }
         assert!(Repository::parse("ghcr.io/a:b c").is_err());
+        let here = parsed("ghcr.io/owner/b").0;
+        for other in ["owner/a", "ghcr.io/owner/a"] {
+            assert_eq!(here.beside(other).unwrap().to_string(), "ghcr.io/owner/a");
+        }
+        for wrong in ["Owner//a b", "owner/a:tag", ""] {
+            assert!(here.beside(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! A service as it should be: its settings, and a revision of the image.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use slsml_release::Revision;
 
 use crate::api::TRIES;
-use crate::template::{is_made_from, is_same, revision_name, template};
+use crate::template::{is_found_in, is_made_from, is_same, revision_name, template};
 use crate::traffic::{self, Traffic};
 use crate::{CloudRunError, Google, access};
 
@@ -18,9 +18,14 @@ pub(crate) const FIRST: &str = "slsml.dev/first-revision";
 const WRITE: &str = "slsml.dev/write";
 pub(crate) const MODEL: &str = "slsml.dev/model";
 
-/// How often a service is looked at whose traffic is being moved, and how often at most.
+/// How often a service is looked at whose traffic is being moved, and how long at most: a first revision
+/// may take as long as a container may to listen.
 const REST_PAUSE: Duration = Duration::from_millis(500);
-const REST_LOOKS: u32 = 120;
+const REST: Duration = Duration::from_secs(60);
+const FIRST_REST: Duration = Duration::from_secs(360);
+
+/// How long to wait after somebody else was faster.
+const CONFLICT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Revisions of one name that failed before another is tried.
 const MOST_ATTEMPTS: u32 = 20;
@@ -28,8 +33,10 @@ const MOST_ATTEMPTS: u32 = 20;
 /// What a service should be. What is not said stays as it is, or is Google's default.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceSpec {
-    /// Its name: fewer than 50 characters.
+    /// Its name: with a tag of slsml's at most 46 characters.
     pub name: String,
+    /// The project, which programs are told by a variable.
+    pub project: String,
     /// The model's name in requests.
     pub model: String,
     /// The image by its digest: `REGISTRY/PATH@sha256:…`.
@@ -42,6 +49,10 @@ pub struct ServiceSpec {
     pub min_instances: Option<u32>,
     /// The most instances of a revision.
     pub max_instances: Option<u32>,
+    /// Instances of a revision that are there always, also without traffic.
+    pub revision_min_instances: Option<u32>,
+    /// The most instances of all revisions together.
+    pub service_max_instances: Option<u32>,
     /// How many requests an instance takes at once.
     pub concurrency: Option<u32>,
     /// How long a request may take.
@@ -62,6 +73,8 @@ pub struct ServiceSpec {
     pub vpc: Vpc,
     /// Whether everybody may send requests.
     pub public: Option<bool>,
+    /// Who else may, as `serviceAccount:EMAIL`, beside those who may already.
+    pub invokers: Vec<String>,
 }
 
 /// Which network instances send requests through, as far as it is said.
@@ -177,15 +190,19 @@ pub(crate) async fn at_rest(
     google: &Google,
     service: &str,
 ) -> Result<Option<Value>, CloudRunError> {
-    for _ in 0..REST_LOOKS {
+    let began = Instant::now();
+    loop {
         let found = get(google, service).await?;
-        if !found.as_ref().is_some_and(traffic::is_moving) {
+        let Some(moving) = found.as_ref().filter(|found| traffic::is_moving(found)) else {
             return Ok(found);
+        };
+        let limit = if traffic::latest(moving).is_none() { FIRST_REST } else { REST };
+        if began.elapsed() > limit {
+            let what = format!("moving the traffic of {service}");
+            return Err(CloudRunError::TooLong { what, seconds: limit.as_secs() });
         }
         tokio::time::sleep(REST_PAUSE).await;
     }
-    let seconds = u64::from(REST_LOOKS) * REST_PAUSE.as_millis() as u64 / 1000;
-    Err(CloudRunError::TooLong { what: format!("moving the traffic of {service}"), seconds })
 }
 
 /// A service that must be there.
@@ -230,7 +247,10 @@ pub async fn ensure(
     loop {
         match once(google, spec, &mut progress).await {
             // Somebody changed something in between: what is still to be done is looked at anew.
-            Err(error) if error.is_conflict() && tried < TRIES => tried += 1,
+            Err(error) if error.is_conflict() && tried < TRIES => {
+                tried += 1;
+                tokio::time::sleep(CONFLICT_PAUSE).await;
+            }
             Err(error) if error.is_conflict() => {
                 return Err(CloudRunError::moved(&spec.name));
             }
@@ -262,9 +282,11 @@ async fn once(
             }
         };
         if let Err(error) = google.finish(call, operation).await {
-            // The revision's own words say more than the service's.
-            look(google, &spec.name, &name).await?;
-            return Err(error);
+            // The revision's own words say more than the service's, and the error may be another's.
+            let is_ready = look(google, &spec.name, &name).await?;
+            if !(is_ready && is_as_wanted(google, spec, &name).await?) {
+                return Err(error);
+            }
         }
     }
     wait_ready(google, &spec.name, &name).await?;
@@ -273,9 +295,19 @@ async fn once(
     }
     if changes.contains(&Change::Access) {
         progress(Progress::Access);
-        access::set(google, &spec.name, spec.public.unwrap_or(false)).await?;
+        access::set(google, spec).await?;
     }
     Ok(Ensured { revision: Revision(name), changed: !changes.is_empty() })
+}
+
+/// Whether a revision is served and the service's settings are those that are said.
+async fn is_as_wanted(
+    google: &Google,
+    spec: &ServiceSpec,
+    revision: &str,
+) -> Result<bool, CloudRunError> {
+    let service = existing(google, &spec.name).await?;
+    Ok(traffic::is_served(&service, revision) && settings(spec, &service).is_empty())
 }
 
 async fn todo(
@@ -283,6 +315,7 @@ async fn todo(
     spec: &ServiceSpec,
     service: Option<&Value>,
 ) -> Result<Todo, CloudRunError> {
+    check_scaling(spec, service.unwrap_or(&Value::Null))?;
     let there = service.map(|service| &service["template"]);
     let template = template(spec, there);
     let (revision, is_there) = named(google, spec, there, &template).await?;
@@ -301,14 +334,12 @@ async fn todo(
             changes.push(Change::Settings);
         }
     }
-    if let Some(public) = spec.public {
-        let now = match service {
-            None => false,
-            Some(service) => access::is_public(google, &spec.name, service).await?,
-        };
-        if now != public {
-            changes.push(Change::Access);
-        }
+    let access_differs = match service {
+        None => spec.public == Some(true) || !spec.invokers.is_empty(),
+        Some(service) => access::differs(google, spec, service).await?,
+    };
+    if access_differs {
+        changes.push(Change::Access);
     }
     Ok(Todo { changes, revision, template })
 }
@@ -340,8 +371,10 @@ async fn named(
     for attempt in 0..MOST_ATTEMPTS {
         name = revision_name(&spec.name, &spec.image, template, attempt);
         match revision(google, &spec.name, &name).await? {
-            // One that failed is not tried again under its name: Google keeps it as it is.
-            Some(found) if readiness(&found) == Readiness::Failed => {}
+            // One that failed is not tried again under its name: Google keeps it as it is. Another's
+            // settings may have the same four digits.
+            Some(found)
+                if readiness(&found) == Readiness::Failed || !is_found_in(template, &found) => {}
             found => return Ok((name, found.is_some())),
         }
     }
@@ -375,14 +408,45 @@ async fn earlier(
     Ok(found)
 }
 
+/// That numbers of instances have an effect: the service's own scaling may be stronger.
+fn check_scaling(spec: &ServiceSpec, there: &Value) -> Result<(), CloudRunError> {
+    let refuse = |why: String| Err(CloudRunError::Scaling { service: spec.name.clone(), why });
+    let said = [
+        spec.min_instances,
+        spec.max_instances,
+        spec.revision_min_instances,
+        spec.service_max_instances,
+    ];
+    if there["scaling"]["scalingMode"] == "MANUAL" && said.iter().any(Option::is_some) {
+        return refuse("it is scaled by hand".into());
+    }
+    let of_service = there["scaling"]["maxInstanceCount"].as_u64().filter(|most| *most > 0);
+    let of_service = spec.service_max_instances.map(u64::from).or(of_service);
+    match (spec.max_instances, of_service) {
+        (Some(wanted), Some(most)) if u64::from(wanted) > most => {
+            refuse(format!("{wanted} instances of a revision, and {most} at most of the service"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The service's own settings that are to be another; `there` is the service, null if it is new.
 fn settings(spec: &ServiceSpec, there: &Value) -> Map<String, Value> {
     let mut all = Map::new();
-    let least = there["scaling"]["minInstanceCount"].as_u64().unwrap_or(0);
-    if let Some(wanted) = spec.min_instances.filter(|wanted| u64::from(*wanted) != least) {
-        // What others say of its scaling goes with it: it is written as one.
-        let mut scaling = there["scaling"].as_object().cloned().unwrap_or_default();
-        scaling.insert("minInstanceCount".into(), json!(wanted));
+    // What others say of its scaling goes with it: it is written as one.
+    let mut scaling = there["scaling"].as_object().cloned().unwrap_or_default();
+    let before = scaling.clone();
+    let said = [
+        ("minInstanceCount", spec.min_instances),
+        ("maxInstanceCount", spec.service_max_instances),
+    ];
+    for (name, wanted) in said {
+        let now = scaling.get(name).and_then(Value::as_u64).unwrap_or(0);
+        if let Some(wanted) = wanted.filter(|wanted| u64::from(*wanted) != now) {
+            scaling.insert(name.into(), json!(wanted));
+        }
+    }
+    if scaling != before {
         all.insert("scaling".into(), json!(scaling));
     }
     let ingress = there["ingress"].as_str().unwrap_or(Ingress::All.wire());
@@ -448,7 +512,7 @@ fn with_revision(
     name: &str,
 ) -> Result<(Traffic, Option<String>), CloudRunError> {
     let traffic = Traffic::of(service);
-    if traffic.shares.is_empty() || traffic::latest(service).is_none() {
+    if traffic.shares.is_empty() {
         // Nothing ever got ready: this one takes its place.
         return Ok((traffic.first(name), Some(name.into())));
     }
@@ -458,7 +522,12 @@ fn with_revision(
     }
     let first = service["annotations"][FIRST].as_str();
     let first = first.filter(|first| traffic.shares[0].0 == **first).map(str::to_owned);
-    Ok((traffic.with_candidate(name), first))
+    // Whoever can be reached already takes no tag from another.
+    let traffic = match traffic::is_served(service, name) {
+        true => traffic,
+        false => traffic.with_candidate(name),
+    };
+    Ok((traffic, first))
 }
 
 /// A service's annotations with what slsml writes there: a mark that no other write has, so that a
@@ -596,6 +665,13 @@ mod tests {
     }
 
     #[test]
+    fn a_revision_that_is_served_takes_no_tag_from_another() {
+        let all = json!([target("s-2", 100), tagged("s-9", 0, "candidate")]);
+        let (traffic, _) = with(&service(all.clone(), all.clone(), "")).unwrap();
+        assert_eq!(traffic, all);
+    }
+
+    #[test]
     fn a_first_revision_that_never_got_ready_is_replaced() {
         let asked = json!([tagged("s-1", 100, "candidate"), tagged("s-1", 0, "theirs")]);
         let mut failed = service(asked, json!([]), "s-1");
@@ -635,5 +711,21 @@ mod tests {
         assert_eq!(json!(settings(&other, &there)), expected);
         let fresh = ServiceSpec { min_instances: Some(0), ingress: Some(Ingress::All), ..spec };
         assert_eq!(json!(settings(&fresh, &Value::Null)), json!({}));
+        let most = ServiceSpec { service_max_instances: Some(12), ..ServiceSpec::default() };
+        let expected = json!({ "scaling": { "minInstanceCount": 2, "maxInstanceCount": 12 } });
+        assert_eq!(json!(settings(&most, &there)), expected);
+    }
+
+    #[test]
+    fn numbers_of_instances_that_would_have_no_effect_are_refused() {
+        let spec = ServiceSpec { max_instances: Some(50), ..ServiceSpec::default() };
+        assert!(check_scaling(&spec, &Value::Null).is_ok());
+        let capped = json!({ "scaling": { "maxInstanceCount": 10 } });
+        assert!(check_scaling(&spec, &capped).is_err());
+        let raised = ServiceSpec { service_max_instances: Some(60), ..spec.clone() };
+        assert!(check_scaling(&raised, &capped).is_ok());
+        let by_hand = json!({ "scaling": { "scalingMode": "MANUAL" } });
+        assert!(check_scaling(&spec, &by_hand).is_err());
+        assert!(check_scaling(&ServiceSpec::default(), &by_hand).is_ok());
     }
 }

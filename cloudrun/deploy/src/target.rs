@@ -29,6 +29,15 @@ pub struct ServiceTarget {
     request: Vec<u8>,
 }
 
+/// An answer to a request.
+#[derive(Clone, Debug)]
+pub struct Invoked {
+    /// The HTTP status.
+    pub status: u16,
+    /// What it says.
+    pub body: Vec<u8>,
+}
+
 /// Where a service and one of its revisions answer.
 #[derive(Clone, Debug)]
 pub struct Addresses {
@@ -56,11 +65,52 @@ impl ServiceTarget {
         let service = self.get().await?.unwrap_or_default();
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let tagged = traffic::list(&service, "trafficStatuses")
-            .find(|one| one["revision"] == revision.0 && one["uri"].is_string());
+            .find(|one| traffic::revision(one) == Some(&*revision.0) && one["uri"].is_string());
         Ok(Addresses {
             service: text(&service["uri"]),
             revision: tagged.and_then(|one| text(&one["uri"])),
         })
+    }
+
+    /// Asks whoever has traffic, or a revision at its own address, once; whatever the answer is.
+    pub async fn invoke(&self, revision: Option<&Revision>) -> Result<Invoked, CloudRunError> {
+        let service = service::existing(&self.google, &self.service).await?;
+        let whom = revision.map_or_else(|| self.service.clone(), ToString::to_string);
+        let failed = |reason: &str| CloudRunError::Failed {
+            what: format!("asking {whom}"),
+            reason: reason.into(),
+        };
+        let (address, template) = match revision {
+            None => (service["uri"].as_str().map(str::to_owned), service["template"].clone()),
+            Some(revision) => {
+                let found = service::revision(&self.google, &self.service, &revision.0).await?;
+                let found = found.ok_or_else(|| failed("there is no such revision"))?;
+                let has_all = Traffic::of(&service).shares == [(revision.0.clone(), 100)];
+                let Addresses { service, revision } = self.addresses(revision).await?;
+                (revision.or(service.filter(|_| has_all)), found)
+            }
+        };
+        let address = address.ok_or_else(|| failed("it has no address of its own"))?;
+        let url = infer_url(&address, &template).ok_or_else(|| failed(NOT_OURS))?;
+        let mut request = self.google.http().request(Method::POST, url);
+        if let Some(token) = self.google.identity_token(&self.audience(&address).await?).await {
+            request = request.bearer_auth(token);
+        }
+        let request = request.header("content-type", "application/json");
+        let unreachable = |error: reqwest::Error| CloudRunError::Unreachable {
+            call: "the request",
+            cause: error.without_url().to_string(),
+        };
+        let answer = request.body(self.request.clone()).send().await.map_err(unreachable)?;
+        let status = answer.status().as_u16();
+        let body = answer.bytes().await.map_err(unreachable)?;
+        Ok(Invoked { status, body: body.to_vec() })
+    }
+
+    /// Whom a token for requests must be for: the service, whatever tag is asked.
+    async fn audience(&self, address: &str) -> Result<String, CloudRunError> {
+        let service = self.get().await?.unwrap_or_default();
+        Ok(service["uri"].as_str().unwrap_or(address).to_owned())
     }
 
     fn moved(&self) -> CloudRunError {
@@ -109,11 +159,16 @@ impl ServiceTarget {
             true => self.moved(),
             false => error,
         })?;
-        self.google.finish("UpdateService", operation).await?;
-        // Somebody else may have moved it since: that is not ours to write down.
+        let finished = self.google.finish("UpdateService", operation).await;
+        // Somebody else may have moved it since: that is not ours to write down. And what the operation
+        // ended with may be another's failure, as of the newest revision, while the traffic moved.
         let service = self.at_rest().await?.ok_or_else(|| self.moved())?;
         let found = self.observed(&service)?;
-        if found.split.as_ref() == Some(split) { Ok(found) } else { Err(self.moved()) }
+        if found.split.as_ref() == Some(split) {
+            return Ok(found);
+        }
+        finished?;
+        Err(self.moved())
     }
 
     /// One request of our own; the error it was answered with, if it failed.
@@ -167,6 +222,14 @@ impl ServiceTarget {
     }
 }
 
+const NOT_OURS: &str = "slsml did not make it: it does not say which model it serves";
+
+/// Where a revision's model is asked, if it says which that is.
+fn infer_url(address: &str, revision: &Value) -> Option<String> {
+    let model = revision["annotations"][MODEL].as_str()?;
+    Some(format!("{address}/v2/models/{model}/infer"))
+}
+
 fn is_json(answer: &reqwest::Response) -> bool {
     let kind = answer.headers().get("content-type").and_then(|kind| kind.to_str().ok());
     kind.is_some_and(|kind| kind.starts_with("application/json"))
@@ -208,13 +271,12 @@ impl Target for ServiceTarget {
                 reason: "it has no address of its own: somebody took its tag away".into(),
             })?;
         let found = service::revision(&self.google, &self.service, &revision.0).await?;
-        let model = found.as_ref().and_then(|found| found["annotations"][MODEL].as_str());
-        let model = model.ok_or_else(|| CloudRunError::Failed {
+        let url = found.and_then(|found| infer_url(&address, &found));
+        let url = url.ok_or_else(|| CloudRunError::Failed {
             what: format!("asking {revision}"),
-            reason: "slsml did not make it: it does not say which model it serves".into(),
+            reason: NOT_OURS.into(),
         })?;
-        let url = format!("{address}/v2/models/{model}/infer");
-        let token = self.google.identity_token().await;
+        let token = self.google.identity_token(&self.audience(&address).await?).await;
         for _ in 0..requests {
             match self.ask(&revision.0, &url, token.as_deref()).await? {
                 None => probed.answered += 1,

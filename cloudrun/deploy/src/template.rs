@@ -72,13 +72,56 @@ const OF_A_REVISION: [&str; 20] = [
     "workloadIdentityConfig",
 ];
 
+/// Whether a revision has everything that a template says; it may have more, which Google fills in.
+pub(crate) fn is_found_in(template: &Value, revision: &Value) -> bool {
+    let has = |field: &&str| is_part_of(&meaning(&template[field]), &meaning(&revision[field]));
+    OF_A_REVISION.iter().all(has)
+}
+
+fn is_part_of(part: &Value, whole: &Value) -> bool {
+    match (part, whole) {
+        (Value::Null, _) => true,
+        (Value::Object(part), Value::Object(whole)) => part
+            .iter()
+            .all(|(name, value)| whole.get(name).is_some_and(|found| is_part_of(value, found))),
+        (Value::Array(part), Value::Array(whole)) => {
+            part.len() == whole.len()
+                && part.iter().zip(whole).all(|(part, whole)| is_part_of(part, whole))
+        }
+        _ => part == whole,
+    }
+}
+
 /// Whether a revision is what a template would make.
 pub(crate) fn is_made_from(revision: &Value, template: &Value) -> bool {
     OF_A_REVISION.iter().all(|field| meaning(&revision[field]) == meaning(&template[field]))
 }
 
-/// A template without what says nothing: the API leaves out what is false, zero or empty, and writes a
-/// CPU as `1` or `1000m`.
+/// A quantity of processors: `2`, or `500m`.
+fn processors(text: &str) -> Option<f64> {
+    match text.strip_suffix('m') {
+        Some(thousandths) => thousandths.parse().ok().map(|number: f64| number / 1000.0),
+        None => text.parse().ok(),
+    }
+}
+
+/// A quantity of memory in bytes: `512Mi`, `1Gi`, `500M`.
+fn memory(text: &str) -> Option<f64> {
+    const UNITS: [(&str, f64); 6] = [
+        ("Ki", 1024.0),
+        ("Mi", 1_048_576.0),
+        ("Gi", 1_073_741_824.0),
+        ("k", 1e3),
+        ("M", 1e6),
+        ("G", 1e9),
+    ];
+    let unit = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+    let (number, factor) = unit.unwrap_or((text, 1.0));
+    Some(number.parse::<f64>().ok()? * factor)
+}
+
+/// A template without what says nothing: the API leaves out what is false, zero or empty, and writes
+/// quantities in other units.
 fn meaning(value: &Value) -> Value {
     let says_nothing = |value: &Value| match value {
         Value::Null | Value::Bool(false) => true,
@@ -92,13 +135,12 @@ fn meaning(value: &Value) -> Value {
         Value::Object(all) => all
             .iter()
             .map(|(name, value)| {
-                let whole =
-                    || value.as_str()?.strip_suffix("000m").filter(|whole| !whole.is_empty());
-                let value = match name == "cpu" {
-                    true => whole().map_or_else(|| value.clone(), |whole| json!(whole)),
-                    false => meaning(value),
+                let quantity = match name.as_str() {
+                    "cpu" => value.as_str().and_then(processors),
+                    "memory" => value.as_str().and_then(memory),
+                    _ => None,
                 };
-                (name.clone(), value)
+                (name.clone(), quantity.map_or_else(|| meaning(value), |number| json!(number)))
             })
             .filter(|(_, value)| !says_nothing(value))
             .collect(),
@@ -137,6 +179,17 @@ pub(crate) fn template(spec: &ServiceSpec, there: Option<&Value>) -> Value {
     all["annotations"][MODEL] = json!(spec.model);
     if let Some(most) = spec.max_instances {
         all["scaling"]["maxInstanceCount"] = json!(most);
+    }
+    match (spec.revision_min_instances, spec.min_instances) {
+        (Some(least), _) => all["scaling"]["minInstanceCount"] = json!(least),
+        // Those of the service, and no others beside them.
+        (None, Some(_)) => remove(&mut all["scaling"], "minInstanceCount"),
+        (None, None) => {}
+    }
+    // Less than a processor takes one request at once.
+    let is_part = spec.cpu.as_deref().and_then(processors).is_some_and(|cpu| cpu < 1.0);
+    if is_part && spec.concurrency.is_none() {
+        all["maxInstanceRequestConcurrency"] = json!(1);
     }
     vpc(&spec.vpc, &mut all);
     let mut containers = all["containers"].as_array().cloned().unwrap_or_default();
@@ -213,12 +266,11 @@ fn repository(image: &str) -> &str {
     }
 }
 
-/// Variables that are there, with those that are said.
+/// The variable that names the project, as log lines name their traces by it. Cloud Run does not set it.
+const PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
+
+/// Variables that are there, with those that are said, each in its place.
 fn environment(spec: &ServiceSpec, there: &Value) -> Value {
-    let is_said =
-        |name: &str| spec.environment.contains_key(name) || spec.secrets.contains_key(name);
-    let kept = there.as_array().into_iter().flatten();
-    let kept = kept.filter(|one| !is_said(one["name"].as_str().unwrap_or_default())).cloned();
     let plain =
         spec.environment.iter().map(|(name, value)| json!({ "name": name, "value": value }));
     let secrets = spec.secrets.iter().map(|(name, secret)| {
@@ -226,7 +278,18 @@ fn environment(spec: &ServiceSpec, there: &Value) -> Value {
         let reference = json!({ "secret": secret, "version": version });
         json!({ "name": name, "valueSource": { "secretKeyRef": reference } })
     });
-    kept.chain(plain).chain(secrets).collect()
+    let mut all = there.as_array().cloned().unwrap_or_default();
+    let place = |all: &[Value], name: &Value| all.iter().position(|one| one["name"] == *name);
+    for one in plain.chain(secrets) {
+        match place(&all, &one["name"]) {
+            Some(at) => all[at] = one,
+            None => all.push(one),
+        }
+    }
+    if place(&all, &json!(PROJECT)).is_none() && !spec.project.is_empty() {
+        all.push(json!({ "name": PROJECT, "value": spec.project }));
+    }
+    Value::Array(all)
 }
 
 #[cfg(test)]
@@ -291,8 +354,60 @@ mod tests {
         assert!(is_same(&ours, &theirs));
         let name = |template| revision_name("digits", &always.image, template, 0);
         assert_eq!(name(&ours), name(&theirs));
+        theirs["containers"][0]["resources"]["limits"]["memory"] = json!("536870912");
+        assert!(is_same(&ours, &theirs));
         theirs["containers"][0]["resources"]["limits"]["cpu"] = json!("1500m");
         assert!(!is_same(&ours, &theirs));
+    }
+
+    #[test]
+    fn a_revision_with_another_setting_is_not_taken_for_this_one() {
+        let all = template(&spec(), None);
+        let mut revision = all.clone();
+        revision["serviceAccount"] = json!("filled in");
+        revision["containers"][0]["startupProbe"] = json!({ "tcpSocket": { "port": 8080 } });
+        assert!(is_found_in(&all, &revision) && !is_made_from(&revision, &all));
+        revision["timeout"] = json!("61s");
+        assert!(!is_found_in(&all, &revision));
+    }
+
+    #[test]
+    fn less_than_a_processor_takes_one_request_at_once() {
+        let small = ServiceSpec { cpu: Some("500m".into()), ..spec() };
+        assert_eq!(template(&small, None)["maxInstanceRequestConcurrency"], 1);
+        let whole = ServiceSpec { cpu: Some("1".into()), ..spec() };
+        assert!(template(&whole, None).get("maxInstanceRequestConcurrency").is_none());
+    }
+
+    #[test]
+    fn instances_that_are_there_always_belong_to_the_service_or_to_the_revision() {
+        let there = json!({ "scaling": { "minInstanceCount": 3, "maxInstanceCount": 9 } });
+        let of_service = ServiceSpec { min_instances: Some(0), ..spec() };
+        let scaling = template(&of_service, Some(&there))["scaling"].clone();
+        assert_eq!(scaling, json!({ "maxInstanceCount": 9 }));
+        let of_revision = ServiceSpec { revision_min_instances: Some(2), ..spec() };
+        let scaling = template(&of_revision, Some(&there))["scaling"].clone();
+        assert_eq!(scaling, json!({ "minInstanceCount": 2, "maxInstanceCount": 9 }));
+    }
+
+    #[test]
+    fn variables_stay_in_their_place_and_secrets_are_references() {
+        let mut spec = ServiceSpec { project: "p".into(), ..spec() };
+        spec.environment.insert("B".into(), "2".into());
+        spec.secrets.insert("KEY".into(), "key:3".into());
+        spec.secrets.insert("LAST".into(), "last".into());
+        let there = json!([{ "name": "B", "value": "1" }, { "name": "A", "value": "1" }]);
+        let reference = |name: &str, version: &str| json!({ "secretKeyRef": { "secret": name, "version": version } });
+        let expected = json!([
+            { "name": "B", "value": "2" },
+            { "name": "A", "value": "1" },
+            { "name": "KEY", "valueSource": reference("key", "3") },
+            { "name": "LAST", "valueSource": reference("last", "latest") },
+            { "name": PROJECT, "value": "p" },
+        ]);
+        let all = environment(&spec, &there);
+        assert_eq!(all, expected);
+        assert_eq!(environment(&spec, &all), expected);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use socket2::SockRef;
+use socket2::{SockFilter, SockRef};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -126,13 +126,13 @@ impl Connections {
         let (mut end, crowded) = (self.end.subscribe(), self.crowded.clone());
         tokio::spawn(async move {
             let mut connection = pin!(connection);
-            let mut told = false;
+            let (mut told, mut look) = (false, silence::LOOK);
             loop {
                 tokio::select! {
                     // A client that goes away is no error of ours.
                     _ = &mut connection => break,
-                    Ok(()) = end.changed() => {}
-                    () = tokio::time::sleep(silence::LOOK) => {
+                    Ok(()) = end.changed() => look = QUIET / 10,
+                    () = tokio::time::sleep(look) => {
                         if silence.is_too_long(crowded.load(Ordering::Relaxed)) {
                             break;
                         }
@@ -141,7 +141,8 @@ impl Connections {
                 let leaves = match *end.borrow() {
                     End::NotYet => false,
                     End::Near => silence.is_http2(),
-                    End::Here => true,
+                    // What begins to come is waited for a moment longer.
+                    End::Here => !silence.is_beginning(QUIET),
                 };
                 if leaves && !told {
                     connection.as_mut().graceful_shutdown();
@@ -151,28 +152,42 @@ impl Connections {
         });
     }
 
+    /// Takes connections until nothing has come for a moment in which `is_quiet`, or until so late.
+    async fn take_until_quiet(
+        &self,
+        listener: &TcpListener,
+        latest: Instant,
+        is_quiet: impl Fn() -> bool,
+    ) {
+        let mut quiet_since = Instant::now();
+        while Instant::now() < latest && quiet_since.elapsed() < QUIET {
+            let accepted = tokio::time::timeout(QUIET / 10, listener.accept()).await;
+            let came = accepted.is_ok();
+            if let Ok(accepted) = accepted {
+                self.take(accepted).await;
+            }
+            if came || !is_quiet() {
+                quiet_since = Instant::now();
+            }
+        }
+    }
+
     /// Answers what is in flight or still comes, closes connections with their next answer, and
     /// stops listening once nothing has come for a moment, or when half of the time is over: what has
-    /// come by then shall be answered, too.
+    /// come by then shall be answered, too. Then nobody new is let in, and whoever was already is taken.
     async fn drain(self, listener: TcpListener, limit: Duration) {
         self.app.draining.store(true, Ordering::Relaxed);
         self.end.send_replace(End::Near);
         let began = Instant::now();
         let end = began + limit;
-        let mut quiet_since = began;
-        while began.elapsed() < limit / 2 && quiet_since.elapsed() < QUIET {
-            let accepted = tokio::time::timeout(QUIET / 10, listener.accept()).await;
-            if let Ok(accepted) = accepted {
-                self.take(accepted).await;
-                quiet_since = Instant::now();
-            }
-            if self.app.stats.in_flight() > 0 {
-                quiet_since = Instant::now();
-            }
-        }
+        self.take_until_quiet(&listener, began + limit / 2, || self.app.stats.in_flight() == 0)
+            .await;
+        refuse_new(&listener);
+        // Their connections are there for the system, and not yet for this program.
+        self.take_until_quiet(&listener, began + limit * 3 / 4, || true).await;
         drop(listener);
-        let left = end.saturating_duration_since(Instant::now());
         self.end.send_replace(End::Here);
+        let left = end.saturating_duration_since(Instant::now());
         if tokio::time::timeout(left, self.end.closed()).await.is_err() {
             self.app.cuts_off.store(true, Ordering::Relaxed);
             let cut = self.app.stats.in_flight();
@@ -182,6 +197,25 @@ impl Connections {
         }
         self.app.queue.close();
     }
+}
+
+/// Has the system ignore who wants to connect from now on; a client tries again a second later, and is
+/// refused then. Closing at once would break connections that were made and not yet taken. Where this cannot
+/// be had they are broken.
+fn refuse_new(listener: &TcpListener) {
+    // A segment's flags, of which SYN without ACK begins a connection: classic BPF, as in
+    // <https://www.kernel.org/doc/html/latest/networking/filter.html>.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const SYN_AND_ACK: u32 = 0x12;
+    let (load_byte, and, is_equal, answer) = (0x30, 0x54, 0x15, 0x06);
+    let _ = SockRef::from(listener).attach_filter(&[
+        SockFilter::new(load_byte, 0, 0, FLAGS),
+        SockFilter::new(and, 0, 0, SYN_AND_ACK),
+        SockFilter::new(is_equal, 0, 1, SYN),
+        SockFilter::new(answer, 0, 0, 0),
+        SockFilter::new(answer, 0, 0, u32::MAX),
+    ]);
 }
 
 async fn answer(

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
@@ -31,9 +31,14 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
     let part = app.room.part();
     let mut body = Received { body, part: part.clone() };
     let answered = respond(&app, &parts, &mut body).await;
-    if answered.is_err() && !parts.headers.contains_key(EXPECT) {
-        // Whoever sends a body reads the answer only then.
-        discard(&app, &mut body.body).await;
+    if let Err(refusal) = &answered {
+        // Nothing of it is kept any more.
+        part.let_go();
+        let is_slow = matches!(refusal, Refusal::Protocol(ProtocolError::TooSlow(_)));
+        if !is_slow && !parts.headers.contains_key(EXPECT) {
+            // Whoever sends a body reads the answer only then.
+            discard(&mut body.body).await;
+        }
     }
     let error = answered.as_ref().err().map(message);
     let response = answered.unwrap_or_else(|refusal| refused(&refusal));
@@ -133,7 +138,7 @@ async fn receive(app: &App, body: &mut Received) -> Result<Bytes, Refusal> {
         Ok(Err(error)) => {
             Err(ProtocolError::BadRequest(format!("the body broke off: {error}")).into())
         }
-        Err(_) => Err(ProtocolError::BadRequest(format!(
+        Err(_) => Err(ProtocolError::TooSlow(format!(
             "the body did not arrive within {} s",
             app.settings.receive.as_secs()
         ))
@@ -144,9 +149,8 @@ async fn receive(app: &App, body: &mut Received) -> Result<Bytes, Refusal> {
 /// How long what is left of a refused request may take.
 const LEFT: Duration = Duration::from_secs(5);
 
-/// Takes in what is left of a body without keeping it, up to a whole one.
-async fn discard(app: &App, body: &mut Incoming) {
-    let mut body = Limited::new(body, app.settings.body_bytes);
+/// Takes in what is left of a body without keeping it.
+async fn discard(body: &mut Incoming) {
     let all = async { while let Some(Ok(_)) = body.frame().await {} };
     // However it ends, the request is refused.
     let _ = tokio::time::timeout(LEFT, all).await;
@@ -200,7 +204,14 @@ pub(crate) const BUSY: &str = "more requests come than can be answered; try agai
 
 fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
     match refusal {
-        Refusal::Protocol(error) => response(&HeaderMap::new(), Answer::from(error.clone())),
+        Refusal::Protocol(error) => {
+            let mut response = response(&HeaderMap::new(), Answer::from(error.clone()));
+            if let ProtocolError::MethodNotAllowed { takes, .. } = error {
+                let allowed = if *takes == "GET" { "GET, HEAD" } else { takes };
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+            }
+            response
+        }
         Refusal::Busy => {
             let body = serde_json::json!({ "error": BUSY }).to_string();
             let mut response = Response::new(Full::new(body.into()));

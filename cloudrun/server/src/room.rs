@@ -3,12 +3,16 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use slsml_model::give_back_memory;
 use thiserror::Error;
+
+/// What is worth being given back to the system when it is refused.
+const LARGE: usize = 1 << 20;
 
 /// There is no room for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -26,7 +30,8 @@ impl Room {
 
     /// A request's part of it, nothing at first.
     pub(crate) fn part(self: &Arc<Room>) -> Arc<Part> {
-        Arc::new(Part { room: self.clone(), held: 0.into(), received: 0.into() })
+        let (held, received, had_no_room) = Default::default();
+        Arc::new(Part { room: self.clone(), held, received, had_no_room })
     }
 }
 
@@ -36,6 +41,7 @@ pub(crate) struct Part {
     room: Arc<Room>,
     held: AtomicUsize,
     received: AtomicUsize,
+    had_no_room: AtomicBool,
 }
 
 impl Part {
@@ -57,7 +63,10 @@ impl Part {
         let held = self.held.load(Ordering::Relaxed);
         if bytes > held {
             let less = |left: usize| left.checked_sub(bytes - held);
-            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).map_err(|_| NoRoom)?;
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).map_err(|_| {
+                self.had_no_room.store(true, Ordering::Relaxed);
+                NoRoom
+            })?;
         } else {
             left.fetch_add(held - bytes, Ordering::Relaxed);
         }
@@ -66,9 +75,20 @@ impl Part {
     }
 }
 
+impl Part {
+    /// The request takes nothing any more, as it is refused.
+    pub(crate) fn let_go(&self) {
+        self.room.0.fetch_add(self.held.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
 impl Drop for Part {
     fn drop(&mut self) {
-        self.room.0.fetch_add(*self.held.get_mut(), Ordering::Relaxed);
+        self.let_go();
+        // Requests that are refused for want of room are many at once, each in memory of its own.
+        if self.had_no_room.load(Ordering::Relaxed) && self.received() >= LARGE {
+            give_back_memory();
+        }
     }
 }
 

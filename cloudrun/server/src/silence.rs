@@ -84,6 +84,12 @@ impl Silence {
         }
     }
 
+    /// Whether a request's headers are on their way, or may be: since less than so long.
+    pub(crate) fn is_beginning(&self, moment: Duration) -> bool {
+        let (awaited, since) = self.get();
+        awaited == Awaited::Headers && self.accepted.elapsed().saturating_sub(since) < moment
+    }
+
     /// Whether HTTP/2 is spoken, as far as is known.
     pub(crate) fn is_http2(&self) -> bool {
         self.http2.load(Ordering::Relaxed)

@@ -16,8 +16,16 @@ pub enum ProtocolError {
     #[error("{0}")]
     NotFound(String),
     /// The path exists, the method does not fit: 405.
+    #[error("{path} takes {takes}")]
+    MethodNotAllowed {
+        /// The path.
+        path: String,
+        /// The method that fits.
+        takes: &'static str,
+    },
+    /// The request does not arrive in time: 408.
     #[error("{0}")]
-    MethodNotAllowed(String),
+    TooSlow(String),
     /// The body is larger than the limit: 413.
     #[error("{0}")]
     TooLarge(String),
@@ -32,7 +40,8 @@ impl ProtocolError {
         match self {
             Self::BadRequest(_) => 400,
             Self::NotFound(_) => 404,
-            Self::MethodNotAllowed(_) => 405,
+            Self::MethodNotAllowed { .. } => 405,
+            Self::TooSlow(_) => 408,
             Self::TooLarge(_) => 413,
             Self::Failed(_) => 500,
         }

@@ -126,7 +126,7 @@ impl Service {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let read = |value: Value| match method {
             Method::Get => Ok(Route::Known(Answer::json(200, value.to_string().into_bytes()))),
-            _ => Err(ProtocolError::MethodNotAllowed(format!("{path} takes GET"))),
+            _ => Err(not_allowed(path, "GET")),
         };
         match parts.as_slice() {
             ["v2"] => read(metadata::server(self.extensions)),
@@ -136,7 +136,7 @@ impl Service {
                 [] => read(metadata::model(&self.name, &self.version, self.model.signature())),
                 ["ready"] => read(json!({ "name": self.name, "ready": true })),
                 ["infer"] if method == Method::Post => Ok(Route::Infer),
-                ["infer"] => Err(ProtocolError::MethodNotAllowed(format!("{path} takes POST"))),
+                ["infer"] => Err(not_allowed(path, "POST")),
                 _ => Err(not_found(path)),
             },
             _ => Err(not_found(path)),
@@ -175,6 +175,10 @@ pub fn failed(error: &RunError) -> ProtocolError {
     match error {
         RunError::Failed(_) | RunError::Panicked(_) => ProtocolError::Failed(error.to_string()),
     }
+}
+
+fn not_allowed(path: &str, takes: &'static str) -> ProtocolError {
+    ProtocolError::MethodNotAllowed { path: path.into(), takes }
 }
 
 fn not_found(path: &str) -> ProtocolError {

@@ -27,6 +27,13 @@ pub(crate) fn touch_ahead(bytes: u64) {
     let _ = bytes;
 }
 
+/// Gives memory that is free back to the system, which costs milliseconds: for a process that has had
+/// more to do than it usually has.
+pub fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    glibc::give_back();
+}
+
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod glibc {
     const PAGE: usize = 4096;
@@ -65,6 +72,11 @@ mod glibc {
         let model = usize::try_from(model_bytes).ok()?;
         let wanted = model.checked_mul(2)?.checked_add(BESIDE_THE_MODEL)?;
         wanted.min(half).min(libc::c_int::MAX as usize).try_into().ok()
+    }
+
+    pub(super) fn give_back() {
+        // SAFETY: only memory that nobody has is given back.
+        unsafe { libc::malloc_trim(0) };
     }
 
     /// Has the system provide the pages that the heap gives out next.

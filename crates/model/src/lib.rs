@@ -20,6 +20,7 @@ mod tensor;
 pub use container::{ContainerError, Header};
 pub use counted::{BINS, CountedBy, CountedOutput};
 pub use fidelity::{Fidelity, OutputFidelity, Precision, SampleSource, Tolerance};
+pub use heap::give_back_memory;
 pub use manifest::{MANIFEST_FILE, MODEL_FILE, Manifest, ManifestError};
 pub use model::{LoadError, Model, Plan, RunError};
 pub use signature::{Dim, Signature, TensorSpec};

@@ -250,7 +250,8 @@ impl Made {
         let layers: Vec<String> = platform.layers.iter().map(|layer| path(&layer.digest)).collect();
         let manifest = serde_json::to_vec(&serde_json::json!([{
             "Config": path(&platform.config),
-            "RepoTags": [format!("{name}:latest")],
+            // Names of images have no capital letters.
+            "RepoTags": [format!("{}:latest", name.to_lowercase())],
             "Layers": layers,
         }]))?;
         // Some read it as a layout, and take its name from there.

@@ -436,7 +436,10 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
     async fn fulfil(&mut self, intent: &Intent) -> Result<(), DriveError> {
         let Some(split) = &intent.split else { return Ok(()) };
         let stuck = |cause| DriveError::Stuck { to: split.clone(), cause };
-        let found = self.world.target.observe().await.map_err(stuck)?;
+        let found = match self.world.target.observe().await {
+            Err(PortError::Moved(found)) => return self.foreign(found).await,
+            other => other.map_err(stuck)?,
+        };
         // The token is older than this look into the journal: whoever takes over and moves traffic
         // later than that makes the write fail.
         let known = self.log.entries.len();
@@ -447,7 +450,7 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
         if found.split.as_ref() == Some(split) {
             self.write(Fact::Moved { observed: found }).await?;
         } else if found.split != intent.seen.split {
-            self.foreign(&found).await?;
+            self.foreign(shown(&found)).await?;
         } else if !self.is_still_wanted(intent) {
             self.fence(&found).await.map_err(stuck)?;
             self.write(Fact::Dropped).await?;
@@ -495,8 +498,7 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
         matches!(self.world.target.exists(revision).await, Ok(false))
     }
 
-    async fn foreign(&mut self, found: &Observed) -> Result<(), DriveError> {
-        let found = found.split.as_ref().map_or("gone".into(), Split::to_string);
+    async fn foreign(&mut self, found: String) -> Result<(), DriveError> {
         self.write(Fact::Ended { outcome: Outcome::Foreign { found } }).await?;
         Ok(())
     }
@@ -506,7 +508,12 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
         match self.observe_twice().await {
             Ok(found) if found.split == self.log.state.observed.split => {}
             Ok(found) => {
-                self.foreign(&found).await?;
+                self.foreign(shown(&found)).await?;
+                return Ok(false);
+            }
+            // As when a third revision got a share: no split of ours is like that.
+            Err(PortError::Moved(found)) => {
+                self.foreign(found).await?;
                 return Ok(false);
             }
             Err(error) => self.blind(&error),
@@ -528,9 +535,10 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
     /// What is there; if it is not what was left there, what is there a moment later: an answer may
     /// be older than the last move.
     async fn observe_twice(&self) -> Result<Observed, PortError> {
-        let found = self.world.target.observe().await?;
-        if found.split == self.log.state.observed.split {
-            return Ok(found);
+        match self.world.target.observe().await {
+            Ok(found) if found.split == self.log.state.observed.split => return Ok(found),
+            Ok(_) | Err(PortError::Moved(_)) => {}
+            Err(error) => return Err(error),
         }
         self.world.clock.sleep_until(self.world.clock.now() + Duration::from_secs(1)).await;
         self.world.target.observe().await
@@ -567,6 +575,10 @@ impl<T: Target, M: Metrics, S: Store, C: Clock, F: FnMut(Event<'_>)> Driver<'_, 
         };
         Ok(Some(Block { from: state.looked_until, to, stable, candidate }))
     }
+}
+
+fn shown(found: &Observed) -> String {
+    found.split.as_ref().map_or("gone".into(), Split::to_string)
 }
 
 fn floor(time: Instant, step: Duration) -> Instant {

@@ -88,7 +88,7 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
 /// Where traffic is divided: an alias, a service.
 #[allow(async_fn_in_trait)]
 pub trait Target {
-    /// What is there now.
+    /// What is there now. Traffic that is divided as no release divides it was moved by somebody else.
     async fn observe(&self) -> Result<Observed, PortError>;
     /// Sets the split, if the target still is what `seen` says; returns what is there now.
     async fn route(&self, split: &Split, seen: Option<&Token>) -> Result<Observed, PortError>;

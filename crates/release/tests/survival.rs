@@ -128,6 +128,35 @@ fn a_foreign_move_at_any_instant_stops_the_release_and_stays() {
 }
 
 #[test]
+fn a_third_revision_with_a_share_ends_a_release_and_stays() {
+    for (strategy, failing) in cases() {
+        let usual = undisturbed(&strategy, failing);
+        for call in 1..=usual.calls {
+            let room = Room::new(Some("1"), 100, failing);
+            room.fault.set(Some((call, Fault::Third)));
+            let ended = room.release(&strategy).unwrap();
+            let at = format!("{} at call {call}: {ended:?}", strategy.name);
+            let changes = room
+                .alias
+                .history
+                .borrow()
+                .iter()
+                .map(|(_, split)| split.clone())
+                .collect::<Vec<_>>();
+            match &ended {
+                Ok(Outcome::Foreign { found }) => assert_eq!(found, "33 % each", "{at}"),
+                // Nobody looks any more once the last move is made.
+                Ok(outcome) => assert_eq!(std::mem::discriminant(outcome), usual.outcome, "{at}"),
+                Err(DriveError::Port(ports::PortError::Moved(_))) => assert!(call <= 3, "{at}"),
+                Err(_) => panic!("{at}"),
+            }
+            let after = changes.windows(2).position(|pair| pair[0] == pair[1]);
+            assert_eq!(after, changes.len().checked_sub(2), "something was moved after it: {at}");
+        }
+    }
+}
+
+#[test]
 fn a_store_that_fails_for_half_a_minute_does_not_end_a_release() {
     for (strategy, failing) in cases() {
         let usual = undisturbed(&strategy, failing);

@@ -369,18 +369,18 @@ async fn put_manifest(
         }
     }
     let _one_at_a_time = images.tags.lock().await;
-    let keep = |folder: &str, name: &str, content: &[u8]| {
-        std::fs::create_dir_all(here.join(folder))?;
-        let path = here.join(folder).join(name);
+    // Whoever reads it meanwhile, or after a kill, finds what was there or what is there then.
+    let keep = |path: PathBuf, content: &[u8]| {
+        std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
         let fresh = images.folder.join("uploads").join(ids::uuid());
         std::fs::write(&fresh, content)?;
         std::fs::rename(fresh, path)
     };
     let hex = digest.trim_start_matches("sha256:");
-    std::fs::write(images.folder.join("blobs").join(hex), &bytes).map_err(failed)?;
-    keep("_manifests", hex, kind.as_bytes()).map_err(failed)?;
+    keep(images.folder.join("blobs").join(hex), &bytes).map_err(failed)?;
+    keep(here.join("_manifests").join(hex), kind.as_bytes()).map_err(failed)?;
     if !reference.contains(':') {
-        keep("_tags", reference, digest.as_bytes()).map_err(failed)?;
+        keep(here.join("_tags").join(reference), digest.as_bytes()).map_err(failed)?;
     }
     Ok(created(&format!("/v2/{repository}/manifests/{reference}"), &digest))
 }

@@ -60,14 +60,25 @@ pub(crate) fn tensors(request: &[u8]) -> Result<Vec<(String, Tensor)>, Error> {
             let int = |value: &Value| value.as_i64().unwrap_or_default();
             let values = input.data.iter();
             let data = match input.datatype.as_str() {
+                "FP16" => {
+                    Data::Fp16(values.map(|value| half::f16::from_f64(float(value))).collect())
+                }
                 "FP32" => Data::Fp32(values.map(|value| float(value) as f32).collect()),
                 "FP64" => Data::Fp64(values.map(float).collect()),
                 "INT64" => Data::Int64(values.map(int).collect()),
                 "INT32" => Data::Int32(values.map(|value| int(value) as i32).collect()),
+                "INT16" => Data::Int16(values.map(|value| int(value) as i16).collect()),
+                "INT8" => Data::Int8(values.map(|value| int(value) as i8).collect()),
+                "UINT64" => Data::Uint64(values.map(|value| int(value) as u64).collect()),
+                "UINT32" => Data::Uint32(values.map(|value| int(value) as u32).collect()),
+                "UINT16" => Data::Uint16(values.map(|value| int(value) as u16).collect()),
                 "UINT8" => Data::Uint8(values.map(|value| int(value) as u8).collect()),
                 "BOOL" => {
                     Data::Bool(values.map(|value| value.as_bool().unwrap_or_default()).collect())
                 }
+                "BYTES" => Data::Bytes(
+                    values.map(|value| value.as_str().unwrap_or_default().to_owned()).collect(),
+                ),
                 other => return Err(format!("the benchmark has no {other} inputs yet").into()),
             };
             Ok((input.name, Tensor::new(input.shape, data)?))

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use serde_json::{Value, json};
 use slsml_import::{DimOverride, ShapeOverride};
@@ -178,13 +179,11 @@ async fn measure(args: &Args, programs: &Path, peers: &Peers) -> Result<Report, 
 /// The packaged model's folder, as it is in the image.
 fn package(args: &Args, programs: &Path, scratch: &Path) -> Result<PathBuf, Error> {
     let mut package = Command::new(programs.join("slsml"));
-    package.args(["package", "--name", "m", "--out"]).arg(scratch).arg(&args.model);
+    package.args(["package", "--emit", "dockerfile", "--name", "m", "--out"]);
+    package.arg(scratch).arg(&args.model);
     package.args(packaging::flags(&args.shape, &args.dim));
     peers::run(&mut package)?;
-    let folder = scratch.join("model");
-    let zip = std::fs::File::open(scratch.join("m/lambda.zip"))?;
-    zip::ZipArchive::new(zip)?.extract(&folder)?;
-    Ok(folder)
+    Ok(scratch.join("m/docker/model"))
 }
 
 /// The same request in every form.
@@ -277,8 +276,9 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // Its workers go with it when it is asked to stop, not when it is killed.
-        let id = self.process.id().to_string();
-        let _ = Command::new("kill").args(["-TERM", &id]).status();
+        if let Some(id) = Pid::from_raw(self.process.id().cast_signed()) {
+            let _ = kill_process(id, Signal::TERM);
+        }
         let _ = self.process.wait();
     }
 }
@@ -391,7 +391,7 @@ async fn throughput(
         server.answers(ask).await?;
         running.push(server);
     }
-    let _polite = Polite::new()?;
+    let _polite = Polite::new();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for connections in CONNECTIONS {
         let mut pair = [Loaded::default(), Loaded::default()];
@@ -429,14 +429,19 @@ fn best(loads: Vec<Loaded>, p99: f64) -> Result<Loaded, Error> {
 struct Polite;
 
 impl Polite {
-    fn new() -> Result<Polite, Error> {
-        schedule("--batch").map(|()| Polite)
+    fn new() -> Polite {
+        if let Err(error) = schedule("--batch") {
+            eprintln!(
+                "this client does not give way to the servers, which cannot be had here: {error}"
+            );
+        }
+        Polite
     }
 }
 
 impl Drop for Polite {
     fn drop(&mut self) {
-        // It was possible before, so it is again.
+        // Where it cannot be had it was not done either.
         let _ = schedule("--other");
     }
 }
@@ -450,7 +455,7 @@ fn schedule(policy: &str) -> Result<(), Error> {
 async fn overload(server: &Server, ask: &Ask, args: &Args) -> Result<Overload, Error> {
     let running = server.spawn()?;
     running.answers(ask).await?;
-    let _polite = Polite::new()?;
+    let _polite = Polite::new();
     let usual = load(&running.address, ask, 2, None, Duration::from_secs(args.seconds)).await?;
     let pace = OVERLOAD * usual.per_second();
     let lasts = Duration::from_secs(args.overload_seconds);

@@ -295,7 +295,10 @@ async fn model_infer(
 
 fn status(error: &ProtocolError) -> Status {
     let code = match error {
-        ProtocolError::BadRequest(_) | ProtocolError::MethodNotAllowed(_) => Code::InvalidArgument,
+        ProtocolError::BadRequest(_) | ProtocolError::MethodNotAllowed { .. } => {
+            Code::InvalidArgument
+        }
+        ProtocolError::TooSlow(_) => Code::DeadlineExceeded,
         ProtocolError::NotFound(_) => Code::NotFound,
         ProtocolError::TooLarge(_) => Code::ResourceExhausted,
         ProtocolError::Failed(_) => Code::Internal,

@@ -99,6 +99,8 @@ pub struct Room {
     pub fault: Cell<Option<(u64, Fault)>>,
     /// During which calls everything fails.
     pub out: Cell<std::ops::Range<u64>>,
+    /// Whether somebody gave a third revision a share.
+    pub third: Cell<bool>,
     dead: Cell<bool>,
 }
 
@@ -114,6 +116,8 @@ pub enum Fault {
     FailAfter,
     /// Somebody else moves the alias before the call.
     Foreign,
+    /// Somebody else gives a third revision a share before the call.
+    Third,
     /// Others take over in the meantime, abort the release and end it.
     Overtaken,
     /// Somebody else takes the lease before the call, if it is free.
@@ -142,6 +146,7 @@ impl Room {
             calls: Cell::new(0),
             fault: Cell::new(None),
             out: Cell::default(),
+            third: Cell::default(),
             dead: Cell::new(false),
         }))
     }
@@ -172,6 +177,12 @@ impl Room {
             }
             Some(Fault::Foreign) => {
                 self.alias.change(Some(Split::all_to(revision("foreign"))));
+                made.await
+            }
+            Some(Fault::Third) => {
+                self.third.set(true);
+                // Every write of others changes the token.
+                self.alias.change(self.alias.split());
                 made.await
             }
             Some(Fault::Overtaken) => {
@@ -348,7 +359,11 @@ impl Room {
 
 impl Target for Room {
     async fn observe(&self) -> Result<Observed, PortError> {
-        self.call(self.alias.observe()).await
+        let found = self.call(self.alias.observe()).await?;
+        match self.third.get() {
+            true => Err(PortError::Moved("33 % each".into())),
+            false => Ok(found),
+        }
     }
 
     async fn route(&self, split: &Split, seen: Option<&Token>) -> Result<Observed, PortError> {

@@ -108,7 +108,7 @@ async fn route(run: &Arc<CloudRun>, call: &Call<'_>) -> GoogleResult<Value> {
         (method, ["entries"], Some("list")) | (method, ["projects", _, "metrics", ..], None) => {
             run.logging.answer(method, &segments, &call.json()?)
         }
-        (&Method::GET, [_, _, _, _, "services"], None) => Ok(list(run, name)),
+        (&Method::GET, [_, _, _, _, "services"], None) => Ok(list(run, call, name)),
         (&Method::POST, [_, _, _, _, "services"], None) => create(run, call, name),
         (&Method::GET, [_, _, _, _, "services", _], None) => {
             Ok(wire::service(&run.store.service(name)?))
@@ -119,6 +119,11 @@ async fn route(run: &Arc<CloudRun>, call: &Call<'_>) -> GoogleResult<Value> {
             Ok(policy(&run.store.service(name)?))
         }
         (&Method::POST, [.., "services", _], Some("setIamPolicy")) => set_policy(run, call, name),
+        (&Method::POST, [.., "services", _], Some("testIamPermissions")) => {
+            run.store.service(name)?;
+            // Whoever asks here may do everything.
+            Ok(json!({ "permissions": call.json()?["permissions"] }))
+        }
         (&Method::GET, [_, _, _, _, "services", _, "revisions"], None) => {
             revisions(run, call, name)
         }
@@ -144,11 +149,24 @@ async fn route(run: &Arc<CloudRun>, call: &Call<'_>) -> GoogleResult<Value> {
     }
 }
 
-fn list(run: &CloudRun, name: &str) -> Value {
+fn list(run: &CloudRun, call: &Call<'_>, name: &str) -> Value {
     let prefix = format!("{name}/");
     let state = run.store.read();
     let services = state.services.values().filter(|service| service.name.starts_with(&prefix));
-    json!({ "services": services.map(wire::service).collect::<Vec<_>>() })
+    page(call, "services", services.map(wire::service).collect())
+}
+
+/// A page of a list; its token says how many came before.
+fn page(call: &Call<'_>, name: &str, all: Vec<Value>) -> Value {
+    let number = |name: &str| call.query.get(name).and_then(|text| text.parse::<usize>().ok());
+    let (size, before) = (number("pageSize").unwrap_or(0), number("pageToken").unwrap_or(0));
+    let size = if size == 0 { PAGE } else { size.min(PAGE) };
+    let next = (all.len() > before + size).then(|| (before + size).to_string());
+    let mut value = json!({ name: all.into_iter().skip(before).take(size).collect::<Vec<_>>() });
+    if let Some(next) = next {
+        value["nextPageToken"] = json!(next);
+    }
+    value
 }
 
 /// What a request says a service should be: no output only fields, no unknown ones.
@@ -156,7 +174,7 @@ fn wanted(body: &Value) -> GoogleResult<Map<String, Value>> {
     fields::check(body)?;
     let all = body.as_object().cloned().unwrap_or_default();
     let mut spec: Map<String, Value> =
-        all.into_iter().filter(|(name, _)| fields::SERVICE.contains(&name.as_str())).collect();
+        all.into_iter().filter(|(name, _)| fields::is_set_by_people(name)).collect();
     spec.retain(|_, value| !value.is_null());
     Ok(spec)
 }
@@ -178,7 +196,9 @@ fn patch(run: &Arc<CloudRun>, call: &Call<'_>, name: &str) -> GoogleResult<Value
     write(run, call, name, |there| {
         let service = match there {
             None if call.is("allowMissing") => {
-                return Err(GoogleError::not_offered("slsml local does not offer allowMissing"));
+                let id = name.rsplit('/').next().unwrap_or_default();
+                validate::service_id(id)?;
+                return Ok((Service::new(name), given));
             }
             None => return Err(no_resource(name)),
             Some(service) => service.clone(),
@@ -209,8 +229,7 @@ fn patch(run: &Arc<CloudRun>, call: &Call<'_>, name: &str) -> GoogleResult<Value
 fn masked(spec: &mut Map<String, Value>, body: &Value, path: &str) -> GoogleResult<()> {
     // Masks name fields as they are in protocol buffers, or as in JSON.
     let names: Vec<String> = path.split('.').map(camel).collect();
-    let first = names.first().map(String::as_str).unwrap_or_default();
-    if !fields::is_of_service(first) {
+    if !fields::may_be_masked(&names) {
         return Err(GoogleError::invalid(format!("Invalid field mask: `{path}`")));
     }
     let mut from = body;
@@ -312,7 +331,13 @@ fn fill_in(template: &mut Value) {
         }
     };
     default(&mut template["timeout"], json!("300s"));
-    default(&mut template["maxInstanceRequestConcurrency"], json!(80));
+    // Less than a processor takes one request at once.
+    let cpu = template["containers"][0]["resources"]["limits"]["cpu"].as_str();
+    let is_part = cpu.and_then(validate::cpus).is_some_and(|cpu| cpu < 1.0);
+    if template["maxInstanceRequestConcurrency"] == 0 {
+        template["maxInstanceRequestConcurrency"] = Value::Null;
+    }
+    default(&mut template["maxInstanceRequestConcurrency"], json!(if is_part { 1 } else { 80 }));
     default(
         &mut template["serviceAccount"],
         json!("000000000000-compute@developer.gserviceaccount.com"),
@@ -418,20 +443,13 @@ fn revision(run: &CloudRun, name: &str) -> GoogleResult<(Service, Revision)> {
     Ok((service, revision))
 }
 
-/// A page of a service's revisions, the newest first; its token says how many came before.
+/// A page of a service's revisions, the newest first.
 fn revisions(run: &CloudRun, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
-    let number = |name: &str| call.query.get(name).and_then(|text| text.parse::<usize>().ok());
-    let (size, before) = (number("pageSize").unwrap_or(0), number("pageToken").unwrap_or(0));
-    let size = if size == 0 { PAGE } else { size.min(PAGE) };
     let service = run.store.service(name.trim_end_matches("/revisions"))?;
     let mut all: Vec<&Revision> = service.revisions.values().collect();
     all.sort_by_key(|revision| std::cmp::Reverse(revision.created));
-    let page = all.iter().skip(before).take(size).map(|one| wire::revision(&service, one));
-    let mut value = json!({ "revisions": page.collect::<Vec<_>>() });
-    if all.len() > before + size {
-        value["nextPageToken"] = json!((before + size).to_string());
-    }
-    Ok(value)
+    let all = all.into_iter().map(|one| wire::revision(&service, one)).collect();
+    Ok(page(call, "revisions", all))
 }
 
 fn delete_revision(run: &CloudRun, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
@@ -439,6 +457,9 @@ fn delete_revision(run: &CloudRun, call: &Call<'_>, name: &str) -> GoogleResult<
     run.store.attempt(call.is("validateOnly"), |state| {
         let service = state.services.get_mut(of).ok_or_else(|| no_resource(of))?;
         let revision = service.revisions.get(short).ok_or_else(|| no_resource(name))?;
+        if call.query.get("etag").is_some_and(|etag| *etag != revision.etag) {
+            return Err(GoogleError::aborted(format!("Conflict for resource '{name}'")));
+        }
         let mut targets = service.wanted();
         targets.extend_from_slice(&service.serving);
         let used = targets.iter().any(|one| one.revision == short);

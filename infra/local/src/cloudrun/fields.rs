@@ -1,35 +1,79 @@
-//! The fields of messages, from the discovery document of `run.googleapis.com`, version 2. A field
-//! nobody knows is refused by Google; one that is known and not offered here is refused by us.
+//! The fields of a service, from the discovery document of `run.googleapis.com`, version 2. A field nobody
+//! knows and a value of another kind are refused by Google; what is known and not offered here is refused
+//! by `validate`.
 
 use serde_json::Value;
 
 use super::error::{GoogleError, GoogleResult};
 
-/// What the API knows, of a service.
-pub(crate) const SERVICE: &[&str] = &[
-    "annotations",
-    "binaryAuthorization",
-    "buildConfig",
-    "client",
-    "clientVersion",
-    "customAudiences",
-    "defaultUriDisabled",
-    "description",
-    "functionalType",
-    "iapEnabled",
-    "ingress",
-    "invokerIamDisabled",
-    "labels",
-    "launchStage",
-    "multiRegionSettings",
-    "scaling",
-    "sshEnabled",
-    "template",
-    "traffic",
+/// What a field holds.
+enum Kind {
+    Text,
+    Flag,
+    Whole,
+    Number,
+    /// `3.5s`.
+    Duration,
+    /// A name, or its place in the list.
+    OneOf(&'static [&'static str]),
+    /// Texts by name.
+    Texts,
+    List(&'static Kind),
+    Message(&'static [Field]),
+    /// Something this machine does not look at.
+    Anything,
+}
+
+type Field = (&'static str, Kind);
+
+use Kind::{Anything, Duration, Flag, List, Message, Number, OneOf, Text, Texts, Whole};
+
+/// What is said of a service.
+const SERVICE: &[Field] = &[
+    ("annotations", Texts),
+    ("binaryAuthorization", Anything),
+    ("buildConfig", Anything),
+    ("client", Text),
+    ("clientVersion", Text),
+    ("customAudiences", List(&Text)),
+    ("defaultUriDisabled", Flag),
+    ("description", Text),
+    ("functionalType", Anything),
+    ("iapEnabled", Flag),
+    (
+        "ingress",
+        OneOf(&[
+            "INGRESS_TRAFFIC_UNSPECIFIED",
+            "INGRESS_TRAFFIC_ALL",
+            "INGRESS_TRAFFIC_INTERNAL_ONLY",
+            "INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER",
+            "INGRESS_TRAFFIC_NONE",
+        ]),
+    ),
+    ("invokerIamDisabled", Flag),
+    ("labels", Texts),
+    (
+        "launchStage",
+        OneOf(&[
+            "LAUNCH_STAGE_UNSPECIFIED",
+            "EARLY_ACCESS",
+            "ALPHA",
+            "BETA",
+            "GA",
+            "DEPRECATED",
+            "UNIMPLEMENTED",
+            "PRELAUNCH",
+        ]),
+    ),
+    ("multiRegionSettings", Anything),
+    ("scaling", Message(SERVICE_SCALING)),
+    ("sshEnabled", Flag),
+    ("template", Message(TEMPLATE)),
+    ("traffic", List(&Message(TRAFFIC))),
 ];
 
 /// What is output only; it may be sent and is ignored.
-const SERVICE_OUTPUT: &[&str] = &[
+const OUTPUT: &[&str] = &[
     "conditions",
     "createTime",
     "creator",
@@ -53,106 +97,244 @@ const SERVICE_OUTPUT: &[&str] = &[
     "urls",
 ];
 
-const TEMPLATE: &[&str] = &[
-    "ambientNetworking",
-    "annotations",
-    "client",
-    "clientVersion",
-    "containers",
-    "encryptionKey",
-    "encryptionKeyRevocationAction",
-    "encryptionKeyShutdownDuration",
-    "executionEnvironment",
-    "gpuZonalRedundancyDisabled",
-    "healthCheckDisabled",
-    "labels",
-    "maxInstanceRequestConcurrency",
-    "nodeSelector",
-    "revision",
-    "sandboxes",
-    "scaling",
-    "serviceAccount",
-    "serviceMesh",
-    "sessionAffinity",
-    "timeout",
-    "volumes",
-    "vpcAccess",
-    "workloadIdentityConfig",
+const SERVICE_SCALING: &[Field] = &[
+    ("manualInstanceCount", Whole),
+    ("maxInstanceCount", Whole),
+    ("minInstanceCount", Whole),
+    ("scalingMode", OneOf(&["SCALING_MODE_UNSPECIFIED", "AUTOMATIC", "MANUAL"])),
 ];
 
-const CONTAINER: &[&str] = &[
-    "args",
-    "baseImageUri",
-    "buildConfig",
-    "buildInfo",
-    "command",
-    "dependsOn",
-    "env",
-    "image",
-    "livenessProbe",
-    "name",
-    "ports",
-    "readinessProbe",
-    "resources",
-    "sandboxLauncher",
-    "sourceCode",
-    "startupProbe",
-    "volumeMounts",
-    "workingDir",
+const TRAFFIC: &[Field] = &[
+    ("percent", Whole),
+    ("revision", Text),
+    ("tag", Text),
+    (
+        "type",
+        OneOf(&[
+            "TRAFFIC_TARGET_ALLOCATION_TYPE_UNSPECIFIED",
+            "TRAFFIC_TARGET_ALLOCATION_TYPE_LATEST",
+            "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION",
+        ]),
+    ),
 ];
 
-const TRAFFIC: &[&str] = &["percent", "revision", "tag", "type"];
-const SERVICE_SCALING: &[&str] =
-    &["manualInstanceCount", "maxInstanceCount", "minInstanceCount", "scalingMode"];
-const REVISION_SCALING: &[&str] =
-    &["concurrencyUtilization", "cpuUtilization", "maxInstanceCount", "minInstanceCount"];
-const RESOURCES: &[&str] = &["cpuIdle", "limits", "startupCpuBoost"];
-const PORT: &[&str] = &["containerPort", "name"];
-const ENV: &[&str] = &["name", "value", "valueSource"];
+const TEMPLATE: &[Field] = &[
+    ("ambientNetworking", Anything),
+    ("annotations", Texts),
+    ("client", Text),
+    ("clientVersion", Text),
+    ("containers", List(&Message(CONTAINER))),
+    ("encryptionKey", Text),
+    ("encryptionKeyRevocationAction", Anything),
+    ("encryptionKeyShutdownDuration", Duration),
+    (
+        "executionEnvironment",
+        OneOf(&[
+            "EXECUTION_ENVIRONMENT_UNSPECIFIED",
+            "EXECUTION_ENVIRONMENT_GEN1",
+            "EXECUTION_ENVIRONMENT_GEN2",
+        ]),
+    ),
+    ("gpuZonalRedundancyDisabled", Flag),
+    ("healthCheckDisabled", Flag),
+    ("labels", Texts),
+    ("maxInstanceRequestConcurrency", Whole),
+    ("nodeSelector", Message(&[("accelerator", Text)])),
+    ("revision", Text),
+    ("sandboxes", Anything),
+    ("scaling", Message(REVISION_SCALING)),
+    ("serviceAccount", Text),
+    ("serviceMesh", Message(&[("mesh", Text)])),
+    ("sessionAffinity", Flag),
+    ("timeout", Duration),
+    ("volumes", List(&Anything)),
+    ("vpcAccess", Message(VPC_ACCESS)),
+    ("workloadIdentityConfig", Anything),
+];
 
-/// Whether a name is that of a service's field a mask may name.
-pub(crate) fn is_of_service(name: &str) -> bool {
-    SERVICE.contains(&name) || SERVICE_OUTPUT.contains(&name)
+const REVISION_SCALING: &[Field] = &[
+    ("concurrencyUtilization", Number),
+    ("cpuUtilization", Number),
+    ("maxInstanceCount", Whole),
+    ("minInstanceCount", Whole),
+];
+
+const VPC_ACCESS: &[Field] = &[
+    ("connector", Text),
+    ("egress", OneOf(&["VPC_EGRESS_UNSPECIFIED", "ALL_TRAFFIC", "PRIVATE_RANGES_ONLY"])),
+    (
+        "networkInterfaces",
+        List(&Message(&[("network", Text), ("subnetwork", Text), ("tags", List(&Text))])),
+    ),
+];
+
+const CONTAINER: &[Field] = &[
+    ("args", List(&Text)),
+    ("baseImageUri", Text),
+    ("buildConfig", Anything),
+    ("buildInfo", Anything),
+    ("command", List(&Text)),
+    ("dependsOn", List(&Text)),
+    ("env", List(&Message(ENV))),
+    ("image", Text),
+    ("livenessProbe", Message(PROBE)),
+    ("name", Text),
+    ("ports", List(&Message(&[("containerPort", Whole), ("name", Text)]))),
+    ("readinessProbe", Message(PROBE)),
+    ("resources", Message(RESOURCES)),
+    ("sandboxLauncher", Flag),
+    ("sourceCode", Anything),
+    ("startupProbe", Message(PROBE)),
+    ("volumeMounts", List(&Message(&[("mountPath", Text), ("name", Text), ("subPath", Text)]))),
+    ("workingDir", Text),
+];
+
+const RESOURCES: &[Field] = &[("cpuIdle", Flag), ("limits", Texts), ("startupCpuBoost", Flag)];
+
+const ENV: &[Field] = &[
+    ("name", Text),
+    ("value", Text),
+    ("valueSource", Message(&[("secretKeyRef", Message(&[("secret", Text), ("version", Text)]))])),
+];
+
+const PROBE: &[Field] = &[
+    ("failureThreshold", Whole),
+    ("grpc", Message(&[("port", Whole), ("service", Text)])),
+    (
+        "httpGet",
+        Message(&[
+            ("httpHeaders", List(&Message(&[("name", Text), ("value", Text)]))),
+            ("path", Text),
+            ("port", Whole),
+        ]),
+    ),
+    ("initialDelaySeconds", Whole),
+    ("periodSeconds", Whole),
+    ("tcpSocket", Message(&[("port", Whole)])),
+    ("timeoutSeconds", Whole),
+];
+
+/// Whether a name is that of a field people set.
+pub(crate) fn is_set_by_people(name: &str) -> bool {
+    SERVICE.iter().any(|(known, _)| *known == name)
 }
 
-/// Refuses names nobody knows, wherever they are.
+/// Whether an update mask may name it: a path of a service's fields, or everything.
+pub(crate) fn may_be_masked(path: &[String]) -> bool {
+    let Some((first, rest)) = path.split_first() else { return false };
+    if OUTPUT.contains(&first.as_str()) {
+        return rest.is_empty();
+    }
+    let mut fields = SERVICE;
+    let mut names = path.iter().peekable();
+    while let Some(name) = names.next() {
+        let Some((_, kind)) = fields.iter().find(|(known, _)| known == name) else { return false };
+        match kind {
+            Message(inner) => fields = inner,
+            // The keys of a map are fields, too; the elements of a list are not.
+            Texts | Anything => return true,
+            _ => return names.peek().is_none(),
+        }
+    }
+    true
+}
+
+/// Refuses names nobody knows and values of another kind, wherever they are.
 pub(crate) fn check(service: &Value) -> GoogleResult<()> {
-    known(service, &[SERVICE, SERVICE_OUTPUT], "service")?;
-    known(&service["scaling"], &[SERVICE_SCALING], "service.scaling")?;
-    for (at, target) in list(&service["traffic"]) {
-        known(target, &[TRAFFIC], &format!("service.traffic[{at}]"))?;
-    }
-    let template = &service["template"];
-    known(template, &[TEMPLATE], "service.template")?;
-    known(&template["scaling"], &[REVISION_SCALING], "service.template.scaling")?;
-    for (at, container) in list(&template["containers"]) {
-        let path = format!("service.template.containers[{at}]");
-        known(container, &[CONTAINER], &path)?;
-        known(&container["resources"], &[RESOURCES], &format!("{path}.resources"))?;
-        for (port, value) in list(&container["ports"]) {
-            known(value, &[PORT], &format!("{path}.ports[{port}]"))?;
-        }
-        for (variable, value) in list(&container["env"]) {
-            known(value, &[ENV], &format!("{path}.env[{variable}]"))?;
-        }
-    }
-    Ok(())
+    let Value::Object(all) = service else { return Err(invalid("service", service)) };
+    let said = all.iter().filter(|(name, _)| !OUTPUT.contains(&name.as_str()));
+    said.into_iter().try_for_each(|(name, value)| field(SERVICE, name, value, "service"))
 }
 
-fn list(value: &Value) -> impl Iterator<Item = (usize, &Value)> {
-    value.as_array().into_iter().flatten().enumerate()
-}
-
-fn known(value: &Value, names: &[&[&str]], path: &str) -> GoogleResult<()> {
-    let fields = match value {
-        Value::Null => return Ok(()),
-        Value::Object(fields) => fields,
-        _ => return Err(GoogleError::invalid(format!("Invalid value at '{path}'"))),
-    };
-    match fields.keys().find(|name| !names.iter().any(|all| all.contains(&name.as_str()))) {
-        None => Ok(()),
-        Some(name) => Err(GoogleError::invalid(format!(
+fn field(fields: &[Field], name: &str, value: &Value, path: &str) -> GoogleResult<()> {
+    match fields.iter().find(|(known, _)| *known == name) {
+        Some((_, kind)) => fits(value, kind, &format!("{path}.{name}")),
+        None => Err(GoogleError::invalid(format!(
             "Invalid JSON payload received. Unknown name \"{name}\" at '{path}': Cannot find field."
         ))),
+    }
+}
+
+fn fits(value: &Value, kind: &Kind, path: &str) -> GoogleResult<()> {
+    let is_whole = |number: f64| number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX);
+    // Numbers may be texts.
+    let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
+    let fits = match (kind, value) {
+        (_, Value::Null) | (Anything, _) => true,
+        (Text, _) => value.is_string(),
+        (Flag, _) => value.is_boolean(),
+        (Whole, _) => number.is_some_and(is_whole),
+        (Number, _) => number.is_some(),
+        (Duration, Value::String(text)) => {
+            text.strip_suffix('s').is_some_and(|text| text.parse::<f64>().is_ok())
+        }
+        (OneOf(names), Value::String(name)) => names.contains(&name.as_str()),
+        (OneOf(names), Value::Number(at)) => at.as_u64().is_some_and(|at| at < names.len() as u64),
+        (Texts, Value::Object(all)) => all.values().all(Value::is_string),
+        (List(kind), Value::Array(all)) => {
+            let mut each = all.iter().enumerate();
+            return each.try_for_each(|(at, one)| fits(one, kind, &format!("{path}[{at}]")));
+        }
+        (Message(fields), Value::Object(all)) => {
+            return all.iter().try_for_each(|(name, value)| field(fields, name, value, path));
+        }
+        _ => false,
+    };
+    match fits {
+        true => Ok(()),
+        false => Err(invalid(path, value)),
+    }
+}
+
+fn invalid(path: &str, value: &Value) -> GoogleError {
+    GoogleError::invalid(format!("Invalid value at '{path}': {value}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_nobody_knows_and_values_of_another_kind_are_refused_wherever_they_are() {
+        let probe =
+            |probe: Value| json!({ "template": { "containers": [{ "startupProbe": probe }] } });
+        let fine = json!({
+            "name": "output only",
+            "uid": 7,
+            "ingress": 1,
+            "scaling": { "minInstanceCount": "2", "scalingMode": "AUTOMATIC" },
+            "template": { "timeout": "3.5s", "vpcAccess": { "egress": "ALL_TRAFFIC" } },
+            "labels": { "team": "a" },
+        });
+        assert!(check(&fine).is_ok() && check(&probe(json!({ "grpc": {} }))).is_ok());
+        for wrong in [
+            json!([]),
+            json!({ "colour": "red" }),
+            json!({ "ingress": "ALL" }),
+            json!({ "ingress": 9 }),
+            json!({ "labels": { "team": 1 } }),
+            json!({ "scaling": { "minInstanceCount": 0.5 } }),
+            json!({ "template": { "timeout": "1m" } }),
+            json!({ "template": { "vpcAccess": { "network": "n" } } }),
+            json!({ "template": { "sessionAffinity": "yes" } }),
+            json!({ "template": { "containers": {} } }),
+            probe(json!({ "exec": {} })),
+            probe(json!({ "httpGet": { "port": "http" } })),
+        ] {
+            assert!(check(&wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_mask_names_fields_that_exist() {
+        let path = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
+        for fine in ["etag", "traffic", "scaling.minInstanceCount", "annotations.a", "template"] {
+            assert!(may_be_masked(&path(fine)), "{fine}");
+        }
+        for wrong in ["colour", "etag.x", "traffic.percent", "scaling.least", "ingress.all"] {
+            assert!(!may_be_masked(&path(wrong)), "{wrong}");
+        }
     }
 }

@@ -146,7 +146,8 @@ impl CloudRun {
             }
         };
         let of = service.counted(&revision.name);
-        let counted = Counted { run: self.clone(), of, class: "5xx", began, permit };
+        // A client that goes away is no failure of the revision's.
+        let counted = Counted { run: self.clone(), of, class: "4xx", began, permit };
         tokio::time::sleep(fate.delay).await;
         if fate.fails {
             return counted.answer(plain(StatusCode::INTERNAL_SERVER_ERROR, "a fault on purpose"));
