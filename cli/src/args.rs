@@ -116,7 +116,7 @@ pub(crate) struct Package {
     pub(crate) samples: Option<PathBuf>,
     /// How far its answers may be off, relative to the larger value, absolute below 1
     /// [default: 1e-4, with f16 2e-2]
-    #[arg(long, value_name = "DIFFERENCE")]
+    #[arg(long, value_name = "DIFFERENCE", allow_negative_numbers = true)]
     pub(crate) tolerance: Option<f64>,
     /// The output whose answers are counted as metrics, for checks on `outputs`; `none` for none
     /// [default: labels, probabilities of classes, or a score, if there is one]
@@ -312,7 +312,8 @@ pub(crate) struct DeployCloudrun {
     /// The most instances of a revision [default: as it is]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_instances: Option<u32>,
-    /// Instances of a revision that are there always, also without traffic [default: as it is]
+    /// Instances of a revision that are there always, also without traffic [default: as it is, none with
+    /// --min-instances]
     #[arg(long, value_name = "N")]
     pub(crate) revision_min_instances: Option<u32>,
     /// The most instances of all revisions together [default: as it is]

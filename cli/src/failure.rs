@@ -110,7 +110,9 @@ impl From<ImportError> for Failure {
 impl From<CloudRunError> for Failure {
     fn from(error: CloudRunError) -> Failure {
         match error {
-            CloudRunError::Repository { .. } | CloudRunError::Tag { .. } => Failure::usage(error),
+            CloudRunError::Repository { .. }
+            | CloudRunError::Tag { .. }
+            | CloudRunError::Resources { .. } => Failure::usage(error),
             CloudRunError::Layout { .. }
             | CloudRunError::Blob { .. }
             | CloudRunError::Manifest { .. } => {
@@ -177,10 +179,11 @@ impl From<CloudRunError> for Failure {
                 Failure::new(Exit::Cloud, error).help(help)
             }
             CloudRunError::Refused { status: 400, .. } => Failure::new(Exit::Cloud, error)
-                .help("change the setting it names, by its flag or under [cloudrun]; nothing was moved"),
-            CloudRunError::Refused { .. } | CloudRunError::Unreachable { .. } => {
-                Failure::new(Exit::Cloud, error).help("type it again later: it goes on with what is left")
-            }
+                .help("change what it names, by its flag or under [cloudrun]"),
+            CloudRunError::Refused { status: 409 | 429 | 500 | 502..=504, .. }
+            | CloudRunError::Unreachable { .. } => Failure::new(Exit::Cloud, error)
+                .help("type it again later: it goes on with what is left"),
+            CloudRunError::Refused { .. } => Failure::new(Exit::Cloud, error),
             CloudRunError::Incomplete { .. } => Failure::new(Exit::Cloud, error)
                 .help("if a proxy is between this machine and Google, it may have answered instead"),
             CloudRunError::Failed { .. } => Failure::new(Exit::Cloud, error)
@@ -231,7 +234,7 @@ impl From<WriteError> for Failure {
                 )
             }
             _ => Failure::new(Exit::Internal, error)
-                .help("check the disk's space and the folder's permissions, or pass --out DIR"),
+                .help("check the disk's space and the folder's permissions, or name another place"),
         }
     }
 }
@@ -240,9 +243,11 @@ impl From<ArtifactError> for Failure {
     fn from(error: ArtifactError) -> Failure {
         let help = match error {
             ArtifactError::NotFor { .. } => {
-                "package it for that: slsml package MODEL.onnx --target lambda, or cloudrun"
+                "package it for that: slsml package MODEL.onnx --target lambda, or --target cloudrun"
             }
-            _ => "package the model first: slsml package MODEL.onnx",
+            _ => {
+                "package the model first: slsml package MODEL.onnx, for Cloud Run with --target cloudrun"
+            }
         };
         Failure::new(Exit::Model, error).help(help)
     }

@@ -464,6 +464,15 @@ impl Settings {
             }
         };
         let file = &self.package;
+        // Both become tags of the image.
+        for (flag, text) in
+            [("--image-version", &args.image_version), ("--revision", &args.revision)]
+        {
+            if let Some(text) = text.as_deref().filter(|text| !slsml_cloudrun::can_be_tag(text)) {
+                return Err(Failure::usage(format!("{flag} is `{text}`, which can be no tag"))
+                    .help("take letters, digits, and . _ - +, as in 1.4.0"));
+            }
+        }
         let precision = match args.precision.or(file.precision).unwrap_or(PrecisionName::Full) {
             PrecisionName::Full => Precision::Full,
             PrecisionName::F16 => Precision::F16,
@@ -784,6 +793,8 @@ impl Settings {
             return Err(Failure::usage(format!("the variable {both} has a value and is a secret")));
         }
         let cpu = args.cpu.or_else(|| file.cpu.clone());
+        let memory = args.memory.or_else(|| file.memory.clone());
+        slsml_cloudrun::check_resources(cpu.as_deref(), memory.as_deref())?;
         let invokers = file.invokers.iter().cloned().chain(args.invokers).collect::<BTreeSet<_>>();
         if let Some(odd) = invokers.iter().find(|member| !member.contains(':')) {
             return Err(Failure::usage(format!("`{odd}` is nobody who can be let in")).help(
@@ -796,7 +807,7 @@ impl Settings {
             model,
             image,
             cpu,
-            memory: args.memory.or_else(|| file.memory.clone()),
+            memory,
             min_instances: args.min_instances.or(file.min_instances),
             max_instances: args.max_instances.or(file.max_instances),
             revision_min_instances: args.revision_min_instances.or(file.revision_min_instances),

@@ -111,7 +111,7 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Outcome::Promoted { by: Some(by) } => format!("promoted by {by}"),
         Outcome::RolledBack(why) => format!("rolled back: {}", reason(why)),
         Outcome::Failed(why) => format!(
-            "not rolled back, as there is nothing to go back to, and traffic stays: {}",
+            "not rolled back, as there is nothing to go back to, and what traffic there is stays: {}",
             reason(why)
         ),
         Outcome::Foreign { found } => {

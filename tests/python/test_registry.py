@@ -797,8 +797,7 @@ def test_docker_hubs_credentials_are_looked_up_as_docker_stores_them(small, tmp_
     assert (path / "asked").read_text().split() == ["get", "https://index.docker.io/v1/"]
 
 
-@pytest.mark.parametrize("named", [None, pytest.param("", marks=pytest.mark.xfail(strict=True, reason=(
-    "with an empty DOCKER_CONFIG the folder is the current one, not ~/.docker")))])
+@pytest.mark.parametrize("named", [None, ""])
 def test_without_a_name_for_it_dockers_folder_is_the_one_at_home(guarded, small, tmp_path, named):
     docker(tmp_path / ".docker", auths(guarded))
     # An empty variable is none to docker.

@@ -7,6 +7,7 @@ use slsml_release::{Last, Revision, idle, take_lease};
 
 use super::deploy::check_undivided;
 use super::release;
+use super::release::show::under_way;
 use crate::args::{Destroy, Prune, ReleaseTarget};
 use crate::engine::{Engine, Journals, new_name};
 use crate::failure::{Exit, Failure};
@@ -39,7 +40,8 @@ struct Seen {
 async fn look(engines: &[Engine]) -> Result<Seen, Failure> {
     let mut seen = Seen { lasts: Vec::new(), needed: Vec::new() };
     for engine in engines {
-        let last = idle(&engine.world(), &engine.name).await?;
+        let last = idle(&engine.world(), &engine.name).await;
+        let last = last.map_err(|error| under_way(engine, error))?;
         check_undivided(engine).await.map_err(|failure| failure.about(&engine.site.whole()))?;
         if let Some(name) = last.as_ref().and_then(|last| last.release.as_ref()) {
             let state = release::open(engine, name).await?.state;

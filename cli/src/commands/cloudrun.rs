@@ -71,8 +71,6 @@ pub(crate) async fn run(
             "address": addresses.revision,
         });
         return printer.result(&value, || {
-            let site = &prepared.engine.site;
-            let place = if deployment.local { " --local" } else { "" };
             let (traffic, next) = match prepared.observed.split {
                 Some(_) => ("without traffic", "--traffic 10"),
                 None => (
@@ -81,13 +79,16 @@ pub(crate) async fn run(
                 ),
             };
             format!(
-                "Revision {} of {} is ready, {traffic}.\n\nNext: {}{place}{} {next}",
-                ensured.revision,
-                spec.name,
-                site.deploy(),
-                site.flags(),
+                "Revision {} of {} is ready, {traffic}.\n\nNext: the same command with {next} instead of --no-traffic",
+                ensured.revision, spec.name,
             )
         });
+    }
+    if prepared.observed.split.is_none() && spec.public.is_none() && spec.invokers.is_empty() {
+        printer.note(
+            "Only who has the role roles/run.invoker may send it requests: --public lets everybody in, --invoker \
+             MEMBER somebody",
+        );
     }
     let forgets = !deployment.local && matches!(prepared.engine.journals, Journals::Folder(_));
     deploy::release(prepared, ensured.revision, &shown, forgets, printer).await
@@ -174,6 +175,7 @@ async fn prepare(settings: &Settings, args: DeployCloudrun) -> Result<Deployment
     if no_traffic && observed.split.is_none() {
         // A first revision has all traffic there is: nobody comes in before it is released.
         spec.public = None;
+        spec.invokers.clear();
     }
     let CloudrunPlace { google, local, .. } = place;
     let prepared = Prepared { engine, strategy, observed, request };

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use serde_json::json;
+use slsml_inference::{InferRequest, Limits};
 use slsml_lambda::{Change, FunctionSpec, Progress, changes, ensure};
 use slsml_package::Artifact;
 use slsml_release::journal::{Began, FORMAT};
@@ -14,7 +15,7 @@ use slsml_release::{
 };
 
 use crate::args::DeployLambda;
-use crate::commands::release::show::{Shown, Teller, run_to_end};
+use crate::commands::release::show::{Shown, Teller, run_to_end, under_way};
 use crate::engine::{Engine, new_name};
 use crate::failure::{Exit, Failure};
 use crate::place::Place;
@@ -224,8 +225,16 @@ pub(super) fn request(
     most: usize,
 ) -> Result<Vec<u8>, Failure> {
     match path {
-        Some(path) => std::fs::read(&path)
-            .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display()))),
+        Some(path) => {
+            let unusable = |why: String| Failure::usage(format!("{}: {why}", path.display()));
+            let request = std::fs::read(&path).map_err(|error| unusable(error.to_string()))?;
+            let (signature, limits) = (&artifact.model.signature, Limits::default());
+            InferRequest::parse(&request, signature, &limits).map_err(|error| {
+                unusable(error.to_string())
+                    .help("give a JSON file with an infer request for this model")
+            })?;
+            Ok(request)
+        }
         None => zeros(artifact, most),
     }
 }
@@ -274,7 +283,7 @@ pub(super) async fn check_target(
     let observed = check_undivided(engine).await?;
     match &observed.split {
         None if strategy.needs_stable() => Err(Failure::usage(format!(
-            "{} does not exist yet, and a {} needs a stable {}",
+            "nothing was released behind {} yet, and a {} needs a stable {}",
             site.whole(),
             strategy.name,
             site.revision()
@@ -293,7 +302,8 @@ pub(super) async fn check_target(
 
 /// That nobody is being released there.
 pub(super) async fn check_undivided(engine: &Engine) -> Result<Observed, Failure> {
-    idle(&engine.world(), &engine.name).await?;
+    let last = idle(&engine.world(), &engine.name).await;
+    last.map_err(|error| under_way(engine, error))?;
     let observed = engine.target.observe().await?;
     match &observed.split {
         Some(split) if split.candidate.is_some() => {

@@ -35,6 +35,10 @@ pub(crate) async fn run(
         let google = CloudrunPlace::connect(&place, settings)?.google;
         return ask_service(&google, &service, args.revision, body, printer).await;
     }
+    if args.revision.is_some() || args.project.is_some() {
+        return Err(Failure::usage("--revision and --project are for a service on Cloud Run")
+            .help("name it with --service NAME; of a function, --alias takes a version, too"));
+    }
     let function = function(settings, args.place.function.clone())?;
     let alias = settings.alias(args.alias);
     let place = Place::connect(&args.place, settings).await?;

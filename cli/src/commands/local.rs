@@ -217,7 +217,7 @@ fn detach(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
     // A group of its own: Ctrl-C in this terminal does not reach it.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command.spawn()?;
-    let step = printer.step("Starting the local Lambda");
+    let step = printer.step("Starting the local cloud");
     let began = Instant::now();
     while began.elapsed() < PATIENCE {
         if let Some(running) = home.running()?.filter(|running| running.pid == child.id()) {
@@ -232,7 +232,7 @@ fn detach(args: LocalUp, printer: &Printer) -> Result<Exit, Failure> {
     }
     // It was given time enough; leave nothing half-started behind.
     child.kill()?;
-    Err(Failure::new(Exit::Internal, "the local Lambda did not start")
+    Err(Failure::new(Exit::Internal, "the local cloud did not start")
         .help(format!("see {}", home.log_file().display())))
 }
 
@@ -248,18 +248,18 @@ fn from_log(home: &Home) -> Failure {
         _ => Exit::Internal,
     };
     let message = field("message")
-        .map_or_else(|| format!("the local Lambda did not start: {text}"), str::to_owned);
+        .map_or_else(|| format!("the local cloud did not start: {text}"), str::to_owned);
     Failure { exit, message, help: field("help").map(str::to_owned) }
 }
 
 fn down(home: &Home, printer: &Printer) -> Result<Exit, Failure> {
     let Some(running) = home.running()? else {
         return printer
-            .result(&json!({ "running": false }), || "No local Lambda was running.".into());
+            .result(&json!({ "running": false }), || "No local cloud was running.".into());
     };
     let pid = i32::try_from(running.pid).ok().and_then(rustix::process::Pid::from_raw);
     let pid =
-        pid.ok_or_else(|| Failure::new(Exit::Internal, "the local Lambda's process is unknown"))?;
+        pid.ok_or_else(|| Failure::new(Exit::Internal, "the local cloud's process is unknown"))?;
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).map_err(|error| {
         Failure::new(Exit::Internal, format!("cannot stop process {}: {error}", running.pid))
     })?;
@@ -274,7 +274,7 @@ fn down(home: &Home, printer: &Printer) -> Result<Exit, Failure> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    printer.result(&json!({ "running": false }), || "The local Lambda is stopped.".into())
+    printer.result(&json!({ "running": false }), || "The local cloud is stopped.".into())
 }
 
 fn status(home: &Home, printer: &Printer) -> Result<Exit, Failure> {

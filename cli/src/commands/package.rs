@@ -79,11 +79,20 @@ pub(crate) fn run(
             ));
         }
     }
+    let dockerfile = plan.dockerfile.then(|| folder.join(DOCKERFILE_FOLDER).join("Dockerfile"));
+    for (what, path) in
+        [("The Dockerfile", &dockerfile), ("The archive for docker load", &plan.docker_archive)]
+    {
+        if let Some(path) = path {
+            printer.note(&format!("{what} is {}", path.display()));
+        }
+    }
     let value = json!({
         "artifact": folder.join(slsml_package::ARTIFACT_FILE),
         "zip": artifact.lambda.as_ref().map(|zip| folder.join(&zip.file)),
         "image": artifact.image.as_ref().map(|image| folder.join(&image.folder)),
-        "dockerfile": plan.dockerfile.then(|| folder.join(DOCKERFILE_FOLDER).join("Dockerfile")),
+        "dockerfile": dockerfile,
+        "docker_archive": plan.docker_archive,
         "built": artifact,
         "counted": counted,
         "full_weights_bytes": packaged.full_weights,

@@ -50,6 +50,8 @@ pub enum CloudRunError {
     Moved { what: String },
     #[error("{service} would not get what is asked for: {why}")]
     Scaling { service: String, why: String },
+    #[error("{what} of an instance cannot be `{text}`: they are {is}")]
+    Resources { what: &'static str, text: String, is: &'static str },
     #[error("the traffic of {service} is divided: {shares}")]
     Divided { service: String, shares: String },
     #[error("the revision {revision} does not become ready: {why}")]
@@ -95,6 +97,10 @@ impl CloudRunError {
         let why = reason(error);
         match status(error) {
             Some(401 | 403) => Self::Unauthorized { registry, what, why },
+            None if matches!(error, OciDistributionError::RequestError(_)) => {
+                let what = "be reached".into();
+                Self::Registry { registry, what, why }
+            }
             Some(404) => Self::NoRepository { place: to.to_string(), why },
             _ => Self::Registry { registry, what, why },
         }

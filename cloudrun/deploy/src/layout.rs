@@ -103,12 +103,21 @@ impl Layout {
         let content = content.get(.."sha256-".len() + 12).unwrap_or(&content).to_owned();
         let known = ["revision", "version"].into_iter().filter_map(|key| {
             let text = self.annotations.get(&format!("org.opencontainers.image.{key}"))?;
-            // A version may have a `+`, which no tag can.
-            let tag = text.replace('+', "_");
+            let tag = as_tag(text);
             is_tag(&tag).then_some(tag)
         });
         std::iter::once(content).chain(known).collect()
     }
+}
+
+/// A version may have a `+`, which no tag can.
+fn as_tag(text: &str) -> String {
+    text.replace('+', "_")
+}
+
+/// Whether a version or a commit can be a tag.
+pub fn can_be_tag(text: &str) -> bool {
+    is_tag(&as_tag(text))
 }
 
 /// <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests>
@@ -148,6 +157,7 @@ mod tests {
         for tag in ["v1.2.3", "1.0.0-rc.1", "latest", "_x", &"a".repeat(128)] {
             assert!(is_tag(tag), "{tag}");
         }
+        assert!(can_be_tag("1.0+2") && !can_be_tag("1 0"));
         for tag in ["", ".a", "-a", "a b", "a/b", "a:b", "1.0+2", &"a".repeat(129)] {
             assert!(!is_tag(tag), "{tag}");
         }

@@ -25,7 +25,7 @@ mod traffic;
 pub use api::{Connect, Google};
 pub use credentials::{Credentials, credentials};
 pub use error::CloudRunError;
-pub use layout::Layout;
+pub use layout::{Layout, can_be_tag};
 pub use logs::{ANSWERS, count_answers, counts_answers};
 pub use metrics::RevisionMetrics;
 pub use push::{Fate, Push, Pushed, PushedBlob, Repository, push};
@@ -33,3 +33,4 @@ pub use service::{Change, Egress, Ensured, Ingress, Progress, ServiceSpec, Vpc, 
 pub use status::{RevisionStatus, ServiceStatus, TargetStatus, status};
 pub use store::ObjectStore;
 pub use target::{Addresses, Invoked, ServiceTarget};
+pub use template::check_resources;

@@ -66,7 +66,11 @@ impl Repository {
             None => (rest, None),
         };
         let parsed: Result<Reference, _> = format!("{registry}/{path}").parse();
-        let parsed = parsed.map_err(|error| refuse(&error.to_string()))?;
+        let parsed = parsed.map_err(|_| {
+            refuse(
+                "its path has lower-case letters and digits, with . _ - between them, and slashes",
+            )
+        })?;
         let repository = Repository { registry: registry.into(), path: path.into() };
         if parsed.repository() != path {
             return Err(refuse("its path is none of a repository"));
@@ -384,7 +388,11 @@ fn client(to: &Repository) -> Client {
 /// Takes a blob over from another repository; one that has it not, or not for us, is no error.
 async fn mount(mounting: Option<(&Repository, &Client)>, at: &Reference, digest: &str) -> bool {
     match mounting {
-        Some((from, client)) => client.mount_blob(at, &from.at(digest), digest).await.is_ok(),
+        Some((from, client)) => {
+            let (from, limit) = (from.at(digest), SILENCE);
+            let mounted = client.mount_blob(at, &from, digest);
+            matches!(tokio::time::timeout(limit, mounted).await, Ok(Ok(_)))
+        }
         None => false,
     }
 }

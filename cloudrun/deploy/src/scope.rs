@@ -13,8 +13,12 @@ pub(crate) async fn token(
     auth: &RegistryAuth,
     scopes: &[String],
 ) -> Option<RegistryAuth> {
-    let client =
-        reqwest::Client::builder().timeout(std::time::Duration::from_secs(20)).build().ok()?;
+    // A password goes nowhere in the clear, also where a registry sends one elsewhere.
+    let client = reqwest::Client::builder()
+        .timeout(std::time::Duration::from_secs(20))
+        .https_only(registry.starts_with("https://"))
+        .build()
+        .ok()?;
     let answer = client.get(registry).send().await.ok()?;
     let challenge = answer.headers().get(WWW_AUTHENTICATE)?.to_str().ok()?;
     let (realm, service) = bearer(challenge)?;

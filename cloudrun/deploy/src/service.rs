@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use slsml_release::Revision;
 
 use crate::api::TRIES;
-use crate::template::{is_found_in, is_made_from, is_same, revision_name, template};
+use crate::template::{is_made_from, is_same, revision_name, template};
 use crate::traffic::{self, Traffic};
 use crate::{CloudRunError, Google, access};
 
@@ -371,10 +371,8 @@ async fn named(
     for attempt in 0..MOST_ATTEMPTS {
         name = revision_name(&spec.name, &spec.image, template, attempt);
         match revision(google, &spec.name, &name).await? {
-            // One that failed is not tried again under its name: Google keeps it as it is. Another's
-            // settings may have the same four digits.
-            Some(found)
-                if readiness(&found) == Readiness::Failed || !is_found_in(template, &found) => {}
+            // One that failed is not tried again under its name: Google keeps it as it is.
+            Some(found) if readiness(&found) == Readiness::Failed => {}
             found => return Ok((name, found.is_some())),
         }
     }

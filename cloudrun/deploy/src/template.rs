@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::CloudRunError;
 use crate::service::{MODEL, ServiceSpec, Vpc};
 
 /// Where our own program listens.
@@ -25,7 +26,7 @@ const OF_A_PROGRAM: [&str; 9] = [
 /// A revision has its own name, and who made the one before says nothing of this one.
 const OF_ONE: [&str; 3] = ["revision", "client", "clientVersion"];
 
-/// `SERVICE-IIIIIIII-TTTT`: the image's digest and that of everything else a revision consists of. The
+/// `SERVICE-IIIIIIII-TTTTTTTT`: the image's digest and that of everything else a revision consists of. The
 /// same image with the same settings is the same revision, on every machine.
 pub(crate) fn revision_name(service: &str, image: &str, template: &Value, attempt: u32) -> String {
     let digest = image.rsplit_once("sha256:").map_or("", |(_, digest)| digest);
@@ -35,12 +36,8 @@ pub(crate) fn revision_name(service: &str, image: &str, template: &Value, attemp
         _ => format!("{template} {attempt}"),
     };
     let settings = Sha256::digest(text.as_bytes());
-    format!(
-        "{service}-{}-{:02x}{:02x}",
-        digest.get(..8).unwrap_or(digest),
-        settings[0],
-        settings[1]
-    )
+    let settings: String = settings.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("{service}-{}-{settings}", digest.get(..8).unwrap_or(digest))
 }
 
 /// Whether two templates make the same revision.
@@ -72,26 +69,6 @@ const OF_A_REVISION: [&str; 20] = [
     "workloadIdentityConfig",
 ];
 
-/// Whether a revision has everything that a template says; it may have more, which Google fills in.
-pub(crate) fn is_found_in(template: &Value, revision: &Value) -> bool {
-    let has = |field: &&str| is_part_of(&meaning(&template[field]), &meaning(&revision[field]));
-    OF_A_REVISION.iter().all(has)
-}
-
-fn is_part_of(part: &Value, whole: &Value) -> bool {
-    match (part, whole) {
-        (Value::Null, _) => true,
-        (Value::Object(part), Value::Object(whole)) => part
-            .iter()
-            .all(|(name, value)| whole.get(name).is_some_and(|found| is_part_of(value, found))),
-        (Value::Array(part), Value::Array(whole)) => {
-            part.len() == whole.len()
-                && part.iter().zip(whole).all(|(part, whole)| is_part_of(part, whole))
-        }
-        _ => part == whole,
-    }
-}
-
 /// Whether a revision is what a template would make.
 pub(crate) fn is_made_from(revision: &Value, template: &Value) -> bool {
     OF_A_REVISION.iter().all(|field| meaning(&revision[field]) == meaning(&template[field]))
@@ -118,6 +95,24 @@ fn memory(text: &str) -> Option<f64> {
     let unit = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
     let (number, factor) = unit.unwrap_or((text, 1.0));
     Some(number.parse::<f64>().ok()? * factor)
+}
+
+/// Refuses processors and memory that Cloud Run has not.
+/// <https://cloud.google.com/run/docs/configuring/services/cpu>
+pub fn check_resources(cpu: Option<&str>, bytes: Option<&str>) -> Result<(), CloudRunError> {
+    let refuse =
+        |what, text: &str, is| Err(CloudRunError::Resources { what, text: text.into(), is });
+    let whole = [1.0, 2.0, 4.0, 6.0, 8.0];
+    let is_cpu = |cpu: f64| whole.contains(&cpu) || (0.08..1.0).contains(&cpu);
+    if let Some(text) = cpu.filter(|text| !processors(text).is_some_and(is_cpu)) {
+        return refuse("CPUs", text, "1, 2, 4, 6, 8, or from 0.08 to 1");
+    }
+    let sizes = f64::from(128_u32 << 20)..=32.0 * f64::from(1_u32 << 30);
+    if let Some(text) = bytes.filter(|text| !memory(text).is_some_and(|size| sizes.contains(&size)))
+    {
+        return refuse("memory", text, "from 128Mi to 32Gi");
+    }
+    Ok(())
 }
 
 /// A template without what says nothing: the API leaves out what is false, zero or empty, and writes
@@ -186,10 +181,13 @@ pub(crate) fn template(spec: &ServiceSpec, there: Option<&Value>) -> Value {
         (None, Some(_)) => remove(&mut all["scaling"], "minInstanceCount"),
         (None, None) => {}
     }
-    // Less than a processor takes one request at once.
-    let is_part = spec.cpu.as_deref().and_then(processors).is_some_and(|cpu| cpu < 1.0);
-    if is_part && spec.concurrency.is_none() {
-        all["maxInstanceRequestConcurrency"] = json!(1);
+    // Less than a processor takes one request at once, and whoever has more again need not.
+    let is_part = |cpu: &str| processors(cpu).is_some_and(|cpu| cpu < 1.0);
+    let was_part = all["containers"][0]["resources"]["limits"]["cpu"].as_str().is_some_and(is_part);
+    match spec.cpu.as_deref().map(is_part).filter(|_| spec.concurrency.is_none()) {
+        Some(true) => all["maxInstanceRequestConcurrency"] = json!(1),
+        Some(false) if was_part => remove(&mut all, "maxInstanceRequestConcurrency"),
+        _ => {}
     }
     vpc(&spec.vpc, &mut all);
     let mut containers = all["containers"].as_array().cloned().unwrap_or_default();
@@ -337,7 +335,7 @@ mod tests {
         let larger = ServiceSpec { memory: Some("1Gi".into()), ..spec() };
         assert_ne!(name(&larger, Some(&deployed)), name(&one, None));
         assert_ne!(revision_name("digits", &one.image, &all, 1), name(&one, None));
-        let longest = "s".repeat(49);
+        let longest = "s".repeat(37);
         assert!(revision_name(&longest, &one.image, &all, 0).len() <= 63);
     }
 
@@ -361,14 +359,23 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_with_another_setting_is_not_taken_for_this_one() {
-        let all = template(&spec(), None);
-        let mut revision = all.clone();
-        revision["serviceAccount"] = json!("filled in");
-        revision["containers"][0]["startupProbe"] = json!({ "tcpSocket": { "port": 8080 } });
-        assert!(is_found_in(&all, &revision) && !is_made_from(&revision, &all));
-        revision["timeout"] = json!("61s");
-        assert!(!is_found_in(&all, &revision));
+    fn processors_and_memory_are_what_cloud_run_has() {
+        for cpu in ["1", "1000m", "8", "0.08", "500m"] {
+            assert!(check_resources(Some(cpu), None).is_ok(), "{cpu}");
+        }
+        for cpu in ["0", "3", "abc", "16", "0.01", ""] {
+            assert!(check_resources(Some(cpu), None).is_err(), "{cpu}");
+        }
+        for (memory, fits) in [
+            ("512Mi", true),
+            ("32Gi", true),
+            ("1G", true),
+            ("64Gi", false),
+            ("5", false),
+            ("512MB", false),
+        ] {
+            assert_eq!(check_resources(None, Some(memory)).is_ok(), fits, "{memory}");
+        }
     }
 
     #[test]
@@ -376,7 +383,10 @@ mod tests {
         let small = ServiceSpec { cpu: Some("500m".into()), ..spec() };
         assert_eq!(template(&small, None)["maxInstanceRequestConcurrency"], 1);
         let whole = ServiceSpec { cpu: Some("1".into()), ..spec() };
-        assert!(template(&whole, None).get("maxInstanceRequestConcurrency").is_none());
+        for there in [None, Some(template(&small, None))] {
+            let all = template(&whole, there.as_ref());
+            assert!(all.get("maxInstanceRequestConcurrency").is_none());
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::gather::Gathered;
 use crate::log;
 use crate::pace::Pace;
 use crate::queue::{Full, Job, Queue, elements};
-use crate::room::{NoRoom, Room};
+use crate::room::{NoRoom, Part, Room};
 use crate::settings::Settings;
 use crate::stats::Stats;
 use crate::traces::Traces;
@@ -36,6 +36,15 @@ pub(crate) struct App {
     pub(crate) cuts_off: AtomicBool,
 }
 
+/// How long a request waits that is refused for want of room. Whoever asks again at once would otherwise keep
+/// those waiting who are answered: a refusal costs nearly as much as an answer.
+const MOMENT: Duration = Duration::from_millis(25);
+
+/// Waits before a refusal for want of room.
+pub(crate) async fn refuse() {
+    tokio::time::sleep(MOMENT).await;
+}
+
 /// Why a request has no answer of the model's.
 #[derive(Debug)]
 pub(crate) enum Refusal {
@@ -52,8 +61,13 @@ impl From<ProtocolError> for Refusal {
 }
 
 impl From<NoRoom> for Refusal {
-    fn from(NoRoom: NoRoom) -> Refusal {
-        Refusal::Busy
+    fn from(no_room: NoRoom) -> Refusal {
+        match no_room {
+            NoRoom::Now => Refusal::Busy,
+            NoRoom::Ever { whole } => Refusal::Protocol(ProtocolError::TooLarge(format!(
+                "the request takes more memory than the {whole} bytes that all requests may take together"
+            ))),
+        }
     }
 }
 
@@ -104,25 +118,34 @@ impl App {
 
     /// Runs the model for a request once a thread is free. A run that takes less time than waking
     /// another thread twice is done at once, where nobody waits.
-    pub(crate) async fn run(&self, request: &mut InferRequest) -> Result<Vec<Tensor>, Refusal> {
+    pub(crate) async fn run(
+        &self,
+        request: &mut InferRequest,
+        part: &Arc<Part>,
+    ) -> Result<Vec<Tensor>, Refusal> {
         let inputs = std::mem::take(&mut request.inputs);
         let is_quick = self.runner.pace.is_quick(elements(&inputs));
         if is_quick && self.queue.len() == 0 && self.delay.is_zero() {
             if self.stats.in_flight() > 1 && self.runner.batches.are_allowed() {
-                return self.run_with_others(inputs).await;
+                return self.run_with_others(inputs, part).await;
             }
             let answer = self.runner.run(vec![inputs]).pop();
             return answered(answer);
         }
         let (reply, answer) = oneshot::channel();
-        self.queue.push(Job { inputs, reply }).map_err(|Full| Refusal::Busy)?;
+        let job = Job { inputs, reply, part: part.clone() };
+        self.queue.push(job).map_err(|Full| Refusal::Busy)?;
         answered(answer.await.ok())
     }
 
     /// Runs the model for a request and those that are read at the same moment.
-    async fn run_with_others(&self, inputs: Vec<Tensor>) -> Result<Vec<Tensor>, Refusal> {
+    async fn run_with_others(
+        &self,
+        inputs: Vec<Tensor>,
+        part: &Arc<Part>,
+    ) -> Result<Vec<Tensor>, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.gathered.push(Job { inputs, reply });
+        self.gathered.push(Job { inputs, reply, part: part.clone() });
         // What else has come is read first.
         tokio::task::yield_now().await;
         while answer.is_empty() {

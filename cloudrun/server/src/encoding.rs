@@ -57,7 +57,8 @@ pub(crate) fn compressed(headers: &HeaderMap, body: &[u8]) -> Option<(&'static s
     let accepts = |name: &str| {
         accepted.split(',').any(|one| {
             let (coding, weight) = one.split_once(';').unwrap_or((one, ""));
-            let weight = weight.trim().strip_prefix("q=").and_then(|text| text.parse::<f32>().ok());
+            let weight = weight.split(';').find_map(|one| one.trim().strip_prefix("q="));
+            let weight = weight.and_then(|text| text.trim().parse::<f32>().ok());
             coding.trim() == name && weight != Some(0.0)
         })
     };
@@ -97,7 +98,7 @@ mod tests {
             assert_eq!(error.status(), 413, "a bomb is refused");
             assert_eq!(decompressed(&encoded, &small[..9], 5000).unwrap_err().status(), 400);
         }
-        for refuses in ["gzip;q=0", "gzip; q=0.0", "br"] {
+        for refuses in ["gzip;q=0", "gzip; q=0.0", "gzip;q=0;x=1", "br"] {
             assert!(compressed(&headers(ACCEPT_ENCODING, refuses), &body).is_none());
         }
         assert!(compressed(&headers(ACCEPT_ENCODING, "gzip"), b"small").is_none());

@@ -39,6 +39,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::room::Room;
 
     #[test]
     fn what_fits_is_taken_together_and_in_its_order() {
@@ -48,7 +49,7 @@ mod tests {
         for _ in 0..5 {
             let (reply, answer) = oneshot::channel();
             answers.push(answer);
-            gathered.push(Job { inputs: Vec::new(), reply });
+            gathered.push(Job { inputs: Vec::new(), reply, part: Room::new(0).part() });
         }
         for job in gathered.take(|jobs, _| jobs.len() < 3) {
             job.reply.send(Ok(Vec::new())).unwrap();

@@ -41,6 +41,9 @@ const FRAME: u32 = 256 << 10;
 /// How long a client may leave what was sent to it unread.
 const UNREAD: Duration = Duration::from_secs(60);
 
+/// Errors that say there are more connections than can be had.
+const MEANS_CROWDED: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+
 /// How long nothing must have come before a server that is to stop stops listening.
 const QUIET: Duration = Duration::from_millis(250);
 
@@ -93,12 +96,18 @@ struct Connections {
 
 impl Connections {
     async fn take(&self, accepted: std::io::Result<(TcpStream, SocketAddr)>) {
-        self.crowded.store(accepted.is_err(), Ordering::Relaxed);
-        let Ok((stream, _)) = accepted else {
-            // Out of file descriptors, most likely: who asks nothing is closed soon.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            return;
+        let (stream, _) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if error.raw_os_error().is_some_and(|code| MEANS_CROWDED.contains(&code)) {
+                    // Who asks nothing is closed soon.
+                    self.crowded.store(true, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                return;
+            }
         };
+        self.crowded.store(false, Ordering::Relaxed);
         // Answers come in one piece, and whoever does not read them is not waited for. Failing to say so
         // costs time, nothing else.
         let _ = stream.set_nodelay(true);
@@ -129,6 +138,7 @@ impl Connections {
             let (mut told, mut look) = (false, silence::LOOK);
             loop {
                 tokio::select! {
+                    biased;
                     // A client that goes away is no error of ours.
                     _ = &mut connection => break,
                     Ok(()) = end.changed() => look = QUIET / 10,

@@ -14,6 +14,7 @@ use slsml_model::{RunError, Tensor};
 use tokio::sync::oneshot;
 
 use crate::pace::Pace;
+use crate::room::Part;
 
 /// How many requests may wait in a burst, however short their runs are.
 const BURST: usize = 256;
@@ -22,12 +23,14 @@ const BURST: usize = 256;
 const LONG: Duration = Duration::from_millis(50);
 
 /// How long the threads must have been without work before bursts are taken again.
-const REST: Duration = Duration::from_millis(10);
+const REST: Duration = LONG;
 
 /// A request that waits for its run.
 pub(crate) struct Job {
     pub(crate) inputs: Vec<Tensor>,
     pub(crate) reply: oneshot::Sender<Result<Vec<Tensor>, RunError>>,
+    /// The room its inputs take, also once whoever asked has gone away.
+    pub(crate) part: Arc<Part>,
 }
 
 /// How many elements inputs have, at least one.
@@ -78,7 +81,7 @@ impl Queue {
 
     /// Whether one more would be refused now.
     pub(crate) fn is_full(&self) -> bool {
-        self.lock().is_full(self.threads, &self.pace)
+        self.lock().fills(self.threads, &self.pace)
     }
 
     /// Puts a request at the end.
@@ -87,11 +90,8 @@ impl Queue {
         let now = Instant::now();
         inner.rested(now);
         inner.measure(self.threads, now);
-        if inner.is_full(self.threads, &self.pace) {
-            inner.forget_who_hung_up();
-            if inner.is_full(self.threads, &self.pace) {
-                return Err(Full);
-            }
+        if inner.fills(self.threads, &self.pace) {
+            return Err(Full);
         }
         inner.push(job);
         drop(inner);
@@ -161,8 +161,17 @@ impl Inner {
         let soon = LONG * u32::try_from(threads).unwrap_or(u32::MAX);
         match self.jobs.len() {
             few if few < threads => false,
-            many => self.cut || many >= BURST || pace.takes(self.elements) >= soon,
+            many => self.cut || many >= BURST || pace.takes(many, self.elements) >= soon,
         }
+    }
+
+    /// Whether it is full of requests whose askers still wait.
+    fn fills(&mut self, threads: usize, pace: &Pace) -> bool {
+        if self.is_full(threads, pace) {
+            self.jobs.retain(|job| !job.reply.is_closed());
+            self.elements = self.jobs.iter().map(|job| elements(&job.inputs)).sum();
+        }
+        self.is_full(threads, pace)
     }
 
     fn push(&mut self, job: Job) {
@@ -182,11 +191,6 @@ impl Inner {
             self.pop();
         }
         self.jobs.front()
-    }
-
-    fn forget_who_hung_up(&mut self) {
-        self.jobs.retain(|job| !job.reply.is_closed());
-        self.elements = self.jobs.iter().map(|job| elements(&job.inputs)).sum();
     }
 
     /// Ends the cut if nobody had anything to do for a moment. That one thread had not says nothing: others
@@ -211,6 +215,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::room::Room;
 
     fn queue(threads: usize, run: Duration) -> Queue {
         let pace = Pace::new();
@@ -222,7 +227,7 @@ mod tests {
 
     fn asked() -> (Job, Answer) {
         let (reply, answer) = oneshot::channel();
-        (Job { inputs: Vec::new(), reply }, answer)
+        (Job { inputs: Vec::new(), reply, part: Room::new(0).part() }, answer)
     }
 
     /// A request whose asker waits for ever.

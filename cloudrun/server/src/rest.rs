@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use slsml_inference::{Answer, InferRequest, Method, ProtocolError, Route};
 
-use crate::app::{App, Refusal};
+use crate::app::{App, Refusal, refuse};
 use crate::encoding;
 use crate::exchange::{Asked, Ended, Exchange, note_prediction};
 use crate::room::{NoRoom, Part, Received};
@@ -31,15 +31,14 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
     let part = app.room.part();
     let mut body = Received { body, part: part.clone() };
     let answered = respond(&app, &parts, &mut body).await;
-    if let Err(refusal) = &answered {
+    let is_refused = matches!(answered, Err(Refusal::Busy));
+    let is_left = answered.as_ref().is_err_and(|refusal| {
         // Nothing of it is kept any more.
         part.let_go();
+        // Whoever sends a body reads the answer only then, unless it asked first or was too slow.
         let is_slow = matches!(refusal, Refusal::Protocol(ProtocolError::TooSlow(_)));
-        if !is_slow && !parts.headers.contains_key(EXPECT) {
-            // Whoever sends a body reads the answer only then.
-            discard(&mut body.body).await;
-        }
-    }
+        !is_slow && !parts.headers.contains_key(EXPECT)
+    });
     let error = answered.as_ref().err().map(message);
     let response = answered.unwrap_or_else(|refusal| refused(&refusal));
     exchange.end(&Ended {
@@ -49,6 +48,12 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
         error: error.as_deref(),
         extensions: response.extensions(),
     });
+    if is_left {
+        discard(&mut body.body).await;
+    }
+    if is_refused {
+        refuse().await;
+    }
     response
 }
 
@@ -98,7 +103,7 @@ async fn infer(
     app: &App,
     headers: &HeaderMap,
     body: Bytes,
-    part: &Part,
+    part: &Arc<Part>,
 ) -> Result<Answer, Refusal> {
     let limits = &app.service.limits;
     let signature = app.service.model.signature();
@@ -112,7 +117,7 @@ async fn infer(
     // The run can have its memory.
     drop((plain, body));
     part.hold(request.bytes())?;
-    let tensors = app.run(&mut request).await?;
+    let tensors = app.run(&mut request, part).await?;
     Ok(app.service.infer_answer(&request, &tensors)?)
 }
 
@@ -130,14 +135,14 @@ async fn receive(app: &App, body: &mut Received) -> Result<Bytes, Refusal> {
     let whole = Limited::new(body, limit).collect();
     match tokio::time::timeout(app.settings.receive, whole).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<NoRoom>() => Err(Refusal::Busy),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
             let message = format!("the body has more than {limit} bytes, which is the limit");
             Err(ProtocolError::TooLarge(message).into())
         }
-        Ok(Err(error)) => {
-            Err(ProtocolError::BadRequest(format!("the body broke off: {error}")).into())
-        }
+        Ok(Err(error)) => Err(match error.downcast_ref::<NoRoom>() {
+            Some(no_room) => (*no_room).into(),
+            None => ProtocolError::BadRequest(format!("the body broke off: {error}")).into(),
+        }),
         Err(_) => Err(ProtocolError::TooSlow(format!(
             "the body did not arrive within {} s",
             app.settings.receive.as_secs()

@@ -17,15 +17,26 @@ const LARGE: usize = 1 << 20;
 /// There is no room for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("there is no room for the request")]
-pub(crate) struct NoRoom;
+pub(crate) enum NoRoom {
+    /// As others are there.
+    Now,
+    /// Nor if it were alone.
+    Ever {
+        /// All the bytes there are.
+        whole: usize,
+    },
+}
 
-/// The bytes that are left.
+/// Bytes that requests share.
 #[derive(Debug)]
-pub(crate) struct Room(AtomicUsize);
+pub(crate) struct Room {
+    whole: usize,
+    left: AtomicUsize,
+}
 
 impl Room {
     pub(crate) fn new(bytes: usize) -> Arc<Room> {
-        Arc::new(Room(AtomicUsize::new(bytes)))
+        Arc::new(Room { whole: bytes, left: bytes.into() })
     }
 
     /// A request's part of it, nothing at first.
@@ -59,13 +70,13 @@ impl Part {
     /// The request takes so many bytes from now on. One thread at a time works on a request, so this need
     /// not be one step.
     pub(crate) fn hold(&self, bytes: usize) -> Result<(), NoRoom> {
-        let left = &self.room.0;
+        let Room { whole, left } = &*self.room;
         let held = self.held.load(Ordering::Relaxed);
         if bytes > held {
             let less = |left: usize| left.checked_sub(bytes - held);
             left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).map_err(|_| {
                 self.had_no_room.store(true, Ordering::Relaxed);
-                NoRoom
+                if bytes > *whole { NoRoom::Ever { whole: *whole } } else { NoRoom::Now }
             })?;
         } else {
             left.fetch_add(held - bytes, Ordering::Relaxed);
@@ -78,7 +89,7 @@ impl Part {
 impl Part {
     /// The request takes nothing any more, as it is refused.
     pub(crate) fn let_go(&self) {
-        self.room.0.fetch_add(self.held.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        self.room.left.fetch_add(self.held.swap(0, Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -134,10 +145,11 @@ mod tests {
         let (one, other) = (room.part(), room.part());
         one.receive(40).unwrap();
         one.receive(20).unwrap();
-        assert_eq!(other.receive(50), Err(NoRoom));
+        assert_eq!(other.receive(50), Err(NoRoom::Now));
+        assert_eq!(other.hold(101), Err(NoRoom::Ever { whole: 100 }));
         one.hold(30).unwrap();
         other.receive(50).unwrap();
-        assert_eq!(one.hold(51), Err(NoRoom), "what it has it keeps");
+        assert_eq!(one.hold(51), Err(NoRoom::Now), "what it has it keeps");
         one.hold(50).unwrap();
         assert_eq!((one.received(), other.received()), (60, 100));
         drop(other);

@@ -24,8 +24,8 @@ pub(crate) struct Settings {
     /// `SLSML_MAX_BODY_BYTES`: the largest body, before and after it is decompressed. 32 MiB, what
     /// Cloud Run takes over HTTP/1.1.
     pub(crate) body_bytes: usize,
-    /// `SLSML_MAX_REQUESTS_BYTES`: what all requests that come, wait or run may take together. Four times the
-    /// largest body.
+    /// `SLSML_MAX_REQUESTS_BYTES`: what all requests that come, wait or run may take together, at least twice the
+    /// largest body. Four times that.
     pub(crate) requests_bytes: usize,
     /// `SLSML_REQUEST_TIMEOUT_S`: how long a client may take to send its request. 30.
     pub(crate) receive: Duration,
@@ -62,7 +62,7 @@ impl Settings {
         let seconds = |name, default| number(&get, name, default, 1, 3600).map(Duration::from_secs);
         let body_bytes = number(&get, "SLSML_MAX_BODY_BYTES", 32 << 20, 1, 1 << 30)?;
         let requests_bytes =
-            number(&get, "SLSML_MAX_REQUESTS_BYTES", 4 * body_bytes, body_bytes, 1 << 40)?;
+            number(&get, "SLSML_MAX_REQUESTS_BYTES", 4 * body_bytes, 2 * body_bytes, 1 << 40)?;
         Ok(Settings {
             port: number(&get, "PORT", 8080, 0, 65535)?,
             model: get("SLSML_MODEL_DIR").map_or_else(|| "/model".into(), PathBuf::from),

@@ -21,18 +21,24 @@ pub(crate) struct Runner {
 impl Runner {
     /// Runs requests, one or those that fit together; an answer for each, in their order.
     pub(crate) fn run(&self, requests: Vec<Vec<Tensor>>) -> Vec<Result<Vec<Tensor>, RunError>> {
-        let elements = requests.iter().map(|inputs| elements(inputs)).sum();
+        let elements: usize = requests.iter().map(|inputs| elements(inputs)).sum();
         let began = Instant::now();
         let (answers, runs) = self.batches.run(&self.model, requests);
-        self.pace.took(began.elapsed(), elements);
+        // Of each run: what is the same for all is done as often.
+        let (each, count) = (elements / runs.max(1), u32::try_from(runs).unwrap_or(u32::MAX));
+        self.pace.took(began.elapsed() / count.max(1), each);
         self.stats.ran(answers.len(), runs);
         answers
     }
 
     /// Runs requests and answers them.
     pub(crate) fn answer(&self, jobs: Vec<Job>) {
-        let (inputs, replies): (Vec<_>, Vec<_>) =
-            jobs.into_iter().map(|job| (job.inputs, job.reply)).unzip();
+        let mut parts = Vec::with_capacity(jobs.len());
+        let take = |Job { inputs, reply, part }| {
+            parts.push(part);
+            (inputs, reply)
+        };
+        let (inputs, replies): (Vec<_>, Vec<_>) = jobs.into_iter().map(take).unzip();
         for (reply, answer) in replies.into_iter().zip(self.run(inputs)) {
             // Whoever asked may have gone away.
             let _ = reply.send(answer);

@@ -208,7 +208,10 @@ fn roll_back(state: &State, reason: Reason) -> Action {
         Some(back) if state.observed.split.as_ref() != Some(&back) => {
             Action::Go { to: Next::RollBack(reason), split: Some(back) }
         }
-        None if state.observed.split.is_some() => Action::End(Outcome::Failed(reason)),
+        // Whoever gave up a first release got what was asked for.
+        None if state.observed.split.is_some() || !matches!(reason, Reason::Asked { .. }) => {
+            Action::End(Outcome::Failed(reason))
+        }
         // Nothing was moved yet.
         _ => Action::End(Outcome::RolledBack(reason)),
     }

@@ -89,6 +89,10 @@ pub enum StrategyError {
     Weight { step: usize, weight: Weight },
     #[error("step {step} goes down to {weight}; each step must have more than the one before")]
     Decreasing { step: usize, weight: Weight },
+    #[error(
+        "step {step} has no time to be watched in, and nobody is waited for: nothing could stop it"
+    )]
+    Unwatched { step: usize },
     #[error("{what} is {value}; it must lie {range}")]
     Number { what: String, value: f64, range: &'static str },
     #[error(
@@ -142,7 +146,11 @@ impl Strategy {
                 Stage::WarmUp { .. } => {}
                 Stage::Pause if before == Weight::NONE => return Err(StrategyError::EarlyPause),
                 Stage::Pause => {}
-                Stage::Watch { weight, .. } => {
+                Stage::Watch { weight, bake } => {
+                    let waits = matches!(self.stages.get(at + 1), Some(Stage::Pause));
+                    if bake.is_zero() && weight != Weight::ALL && !waits {
+                        return Err(StrategyError::Unwatched { step: self.step(at) });
+                    }
                     if weight == Weight::NONE || weight == Weight::ALL && !self.is_last_step(at) {
                         return Err(StrategyError::Weight { step: self.step(at), weight });
                     }

@@ -108,7 +108,7 @@ impl LambdaError {
                 "check the network, the region and the credentials (aws sts get-caller-identity)"
                     .into()
             }
-            Self::NoFunction { .. } => "deploy it first: slsml deploy lambda --alias live".into(),
+            Self::NoFunction { .. } => "deploy it first: slsml deploy lambda --alias live; a service on Cloud Run is named by --service".into(),
             Self::NoAlias { alias, .. } => {
                 format!(
                     "create it with a first deployment: slsml deploy lambda --alias {alias} --strategy all-at-once"

@@ -22,6 +22,11 @@ struct Input {
 /// Inputs that fit a signature: floats from 0 to 1 with four digits, small integers that any
 /// vocabulary has. Dimensions without a length get 1.
 pub(crate) fn generate(signature: &Signature) -> Result<Vec<u8>, Error> {
+    generate_rows(signature, 1)
+}
+
+/// The same with so many rows, where the first dimension is free.
+pub(crate) fn generate_rows(signature: &Signature, rows: usize) -> Result<Vec<u8>, Error> {
     let mut state = 1u32;
     let mut random = move || {
         // Numerical Recipes' linear congruential generator.
@@ -30,8 +35,12 @@ pub(crate) fn generate(signature: &Signature) -> Result<Vec<u8>, Error> {
     };
     let mut inputs = Vec::new();
     for spec in &signature.inputs {
-        let length = |dim: &Dim| if let Dim::Fixed(length) = dim { *length } else { 1 };
-        let shape: Vec<usize> = spec.shape.iter().map(length).collect();
+        let length = |(at, dim): (usize, &Dim)| match dim {
+            Dim::Fixed(length) => *length,
+            Dim::Named(_) if at == 0 => rows,
+            Dim::Named(_) => 1,
+        };
+        let shape: Vec<usize> = spec.shape.iter().enumerate().map(length).collect();
         let mut value = || match spec.datatype {
             Datatype::Fp16 | Datatype::Fp32 | Datatype::Fp64 => {
                 json!(f64::from(random() % 10_000) / 1e4)

@@ -25,6 +25,10 @@ const CONNECTIONS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// In how many pieces a load comes, each server's in turn.
 const ROUNDS: u32 = 3;
 
+/// How long a run takes at least in an overload, and how many rows it may have for that.
+const WHILE: Duration = Duration::from_millis(2);
+const MOST_ROWS: usize = 1 << 14;
+
 /// By how much more requests come than can be answered.
 const OVERLOAD: f64 = 10.0;
 
@@ -144,6 +148,7 @@ async fn measure(args: &Args, programs: &Path, peers: &Peers) -> Result<Report, 
     eprintln!("what a request costs beside the run");
     let (bare_run_ms, overhead_ms, rest) = overhead(&server, &model, &body, &asks).await?;
     let rest_rss_bytes = rest - i64::try_from(std::fs::metadata(&packaged)?.len())?;
+    let slow = Asks::of(&slow(&model)?)?;
     drop(model);
 
     eprintln!("how much each answers");
@@ -155,7 +160,7 @@ async fn measure(args: &Args, programs: &Path, peers: &Peers) -> Result<Report, 
     let [ours, theirs] = throughput([&server, &two], &asks.json, lasts).await?;
 
     eprintln!("ten times as much as it can answer, for {} s", args.overload_seconds);
-    let overload = overload(&server, &asks.binary, args).await?;
+    let overload = overload(&server, &slow.binary, args).await?;
     let (image_bytes_without_model, build_s) = image(programs, &packaged, scratch.path())?;
     Ok(Report {
         model: args.model.display().to_string(),
@@ -174,6 +179,23 @@ async fn measure(args: &Args, programs: &Path, peers: &Peers) -> Result<Report, 
         build_s,
         overload,
     })
+}
+
+/// A request whose run takes a while, where the model's first dimension is free: a client cannot send ten times
+/// as many quick ones as a server answers on the same machine.
+fn slow(model: &Model) -> Result<Vec<u8>, Error> {
+    let mut rows = 1;
+    loop {
+        let body = request::generate_rows(model.signature(), rows)?;
+        let inputs = request::tensors(&body)?.into_iter().map(|(_, tensor)| tensor).collect();
+        let began = Instant::now();
+        model.run(inputs)?;
+        let is_free = body != request::generate_rows(model.signature(), rows + 1)?;
+        if began.elapsed() >= WHILE || !is_free || rows >= MOST_ROWS {
+            return Ok(body);
+        }
+        rows *= 2;
+    }
 }
 
 /// The packaged model's folder, as it is in the image.

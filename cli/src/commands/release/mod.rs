@@ -31,7 +31,7 @@ pub(crate) async fn run(
         Release::List(target) => history::list(&connect(settings, target).await?, printer).await,
         Release::Show(named) => {
             let (engine, name) = named_release(settings, named).await?;
-            show::show(&engine, &open(&engine, &name).await?, printer)
+            show::show(&engine, &open(&engine, &name).await?, printer).await
         }
         Release::Watch(named) => {
             let (engine, name) = named_release(settings, named).await?;

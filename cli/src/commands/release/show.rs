@@ -77,7 +77,7 @@ async fn summarize(engine: &Engine) -> Result<(), Failure> {
 /// An error that leaves a release where it is says how to go on with it.
 fn stuck(engine: &Engine, error: DriveError) -> Failure {
     let goes_on = error.may_pass();
-    let failure = Failure::from(error);
+    let failure = under_way(engine, error);
     match (goes_on, failure.help.clone()) {
         (false, _) => failure,
         (true, None) => failure.help(how_to_go_on(engine)),
@@ -87,9 +87,33 @@ fn stuck(engine: &Engine, error: DriveError) -> Failure {
 
 fn how_to_go_on(engine: &Engine) -> String {
     let flags = engine.flags();
+    let from = match engine.journals {
+        Journals::Folder(_) => "on this machine",
+        _ => "from any machine",
+    };
     format!(
-        "go on from any machine with slsml release resume{flags}, or put the traffic back with slsml release abort{flags}"
+        "go on {from} with slsml release resume{flags}, or put the traffic back with slsml release abort{flags}"
     )
+}
+
+/// A release that is under way is not disturbed; what to type about it.
+pub(crate) fn under_way(engine: &Engine, error: DriveError) -> Failure {
+    match error {
+        DriveError::UnderWay { .. } => {
+            let (flags, failure) = (engine.flags(), Failure::from(error));
+            failure.help(format!(
+                "look at it with slsml release show{flags}; go on with slsml release resume{flags}, or end it with \
+                 slsml release promote{flags} or abort{flags}"
+            ))
+        }
+        other => other.into(),
+    }
+}
+
+/// Whether somebody works on a target's release.
+pub(super) async fn is_worked_on(engine: &Engine) -> Result<bool, Failure> {
+    let last = lease::read(&engine.journals, &engine.name).await?;
+    Ok(last.is_some_and(|(lease, _)| engine.is_worked_under(&lease)))
 }
 
 fn left(engine: &Engine, what: &str) -> Failure {
@@ -251,17 +275,27 @@ impl Shown {
 }
 
 /// `slsml release show`.
-pub(super) fn show(
+pub(super) async fn show(
     engine: &Engine,
     log: &Log<'_, Journals>,
     printer: &Printer,
 ) -> Result<Exit, Failure> {
+    let is_left = log.state.ended.is_none() && !is_worked_on(engine).await?;
     let value = engine.site.with(json!({
         "release": log.state.release,
+        "is_worked_on": log.state.ended.is_none() && !is_left,
         "state": state(&log.state),
         "journal": log.entries,
     }));
-    printer.result(&value, || text(log))
+    printer.result(&value, || {
+        let left = is_left.then(|| nobody(engine));
+        std::iter::once(text(log)).chain(left).collect::<Vec<_>>().join("\n")
+    })
+}
+
+/// That a release waits for somebody to go on with it.
+pub(super) fn nobody(engine: &Engine) -> String {
+    format!("Nobody works on it: {}.", how_to_go_on(engine))
 }
 
 /// A state as machines read it.

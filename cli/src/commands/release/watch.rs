@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use slsml_release::journal::{Ask, Log};
 use slsml_release::ports::{Clock, SystemClock};
-use slsml_release::{Action, Event, State, decide, lease};
+use slsml_release::{Action, Event, State, decide};
 
 use super::open;
-use super::show::{Shown, Teller};
+use super::show::{Shown, Teller, is_worked_on, nobody};
 use crate::engine::{Engine, Journals};
 use crate::failure::{Exit, Failure};
 use crate::printer::Printer;
@@ -18,10 +18,16 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Watches until it is over.
 pub(super) async fn watch(engine: &Engine, name: &str, printer: &Printer) -> Result<Exit, Failure> {
     let mut watched = Watched::open(engine, name, None, printer).await?;
+    let mut is_told = false;
     loop {
         if let Some(exit) = watched.tell()? {
             return Ok(exit);
         }
+        let is_left = !is_worked_on(engine).await?;
+        if is_left && !is_told {
+            printer.note(&nobody(engine));
+        }
+        is_told = is_left;
         watched.wait().await?;
     }
 }
@@ -38,8 +44,7 @@ pub(super) async fn watch_worker(
         if let Some(exit) = watched.tell()? {
             return Ok(Some(exit));
         }
-        let last = lease::read(&engine.journals, &engine.name).await?;
-        if !last.is_some_and(|(lease, _)| engine.is_worked_under(&lease)) {
+        if !is_worked_on(engine).await? {
             return Ok(None);
         }
         watched.wait().await?;

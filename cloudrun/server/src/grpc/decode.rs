@@ -13,8 +13,8 @@ use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic_prost::{ProstCodec, ProstEncoder};
 
 use super::messages::{Contents, InferTensor, ModelInferRequest, ModelInferResponse};
-use super::{busy, status};
-use crate::room::{NoRoom, Part};
+use super::{no_room_status, status};
+use crate::room::Part;
 
 /// How many inputs, outputs, parameters or dimensions a message may have.
 const MOST_PARTS: usize = 1024;
@@ -65,9 +65,10 @@ impl Decoder for Counted {
     type Error = Status;
 
     fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        // As it came, and decompressed.
-        let both = self.part.received() + from.remaining();
-        self.part.hold(both).map_err(|NoRoom| busy())?;
+        // As it came and, if that is another thing, decompressed.
+        let (came, whole) = (self.part.received(), from.remaining());
+        let all = if whole > came { came + whole } else { came };
+        self.part.hold(all).map_err(no_room_status)?;
         let bytes = from.copy_to_bytes(from.remaining());
         read(bytes, &self.limits).map(Some).map_err(|error| status(&error))
     }

@@ -21,7 +21,7 @@ use tonic::server::{Grpc, UnaryService};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use crate::app::{App, Refusal};
+use crate::app::{App, Refusal, refuse};
 use crate::exchange::{Asked, Ended, Exchange, note_prediction};
 use crate::rest::BUSY;
 use crate::room::{self, NoRoom, Part};
@@ -59,6 +59,9 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
         error: error.as_ref().map(Status::message).filter(|_| code != Code::Ok),
         extensions: response.extensions(),
     });
+    if code == Code::Unavailable {
+        refuse().await;
+    }
     response
 }
 
@@ -69,13 +72,24 @@ type Received = MapErr<room::Received, fn(Error) -> Error>;
 
 fn received(body: Incoming, part: &Arc<Part>) -> Received {
     room::Received { body, part: part.clone() }.map_err(|error| match error.downcast::<NoRoom>() {
-        Ok(_) => busy().into(),
+        Ok(no_room) => no_room_status(*no_room).into(),
         Err(other) => other,
     })
 }
 
 fn busy() -> Status {
     Status::unavailable(BUSY)
+}
+
+fn no_room_status(no_room: NoRoom) -> Status {
+    refused(no_room.into())
+}
+
+fn refused(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::Busy => busy(),
+        Refusal::Protocol(error) => status(&error),
+    }
 }
 
 /// The size of an answer's message before it is compressed.
@@ -263,11 +277,8 @@ async fn model_infer(
     named(&app, &asked.model_name, &asked.model_version)?;
     let bound = bind(asked, app.service.model.signature(), &app.service.limits);
     let mut request = bound.map_err(|error| status(&error))?;
-    part.hold(request.bytes()).map_err(|NoRoom| busy())?;
-    let tensors = app.run(&mut request).await.map_err(|refusal| match refusal {
-        Refusal::Busy => busy(),
-        Refusal::Protocol(error) => status(&error),
-    })?;
+    part.hold(request.bytes()).map_err(no_room_status)?;
+    let tensors = app.run(&mut request, &part).await.map_err(refused)?;
     let predictions = app.service.predictions(&tensors);
     let answer = app.service.named(&request, &tensors);
     let (mut outputs, mut raw) = (Vec::new(), Vec::new());

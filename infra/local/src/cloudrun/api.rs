@@ -169,21 +169,11 @@ fn page(call: &Call<'_>, name: &str, all: Vec<Value>) -> Value {
     value
 }
 
-/// What a request says a service should be: no output only fields, no unknown ones.
-fn wanted(body: &Value) -> GoogleResult<Map<String, Value>> {
-    fields::check(body)?;
-    let all = body.as_object().cloned().unwrap_or_default();
-    let mut spec: Map<String, Value> =
-        all.into_iter().filter(|(name, _)| fields::is_set_by_people(name)).collect();
-    spec.retain(|_, value| !value.is_null());
-    Ok(spec)
-}
-
 fn create(run: &Arc<CloudRun>, call: &Call<'_>, parent: &str) -> GoogleResult<Value> {
     let id = call.query.get("serviceId").map(String::as_str).unwrap_or_default();
     validate::service_id(id)?;
     let name = format!("{parent}/{id}");
-    let spec = wanted(&call.json()?)?;
+    let spec = fields::read(&call.json()?)?;
     write(run, call, &name, |there| match there {
         Some(_) => Err(GoogleError::exists(format!("Resource '{id}' already exists."))),
         None => Ok((Service::new(&name), spec)),
@@ -192,7 +182,8 @@ fn create(run: &Arc<CloudRun>, call: &Call<'_>, parent: &str) -> GoogleResult<Va
 
 fn patch(run: &Arc<CloudRun>, call: &Call<'_>, name: &str) -> GoogleResult<Value> {
     let body = call.json()?;
-    let given = wanted(&body)?;
+    let given = fields::read(&body)?;
+    let said = Value::Object(given.clone());
     write(run, call, name, |there| {
         let service = match there {
             None if call.is("allowMissing") => {
@@ -216,7 +207,7 @@ fn patch(run: &Arc<CloudRun>, call: &Call<'_>, name: &str) -> GoogleResult<Value
             Some(mask) => {
                 let mut spec = service.spec.clone();
                 for path in mask.split(',') {
-                    masked(&mut spec, &body, path)?;
+                    masked(&mut spec, &said, path)?;
                 }
                 spec
             }
@@ -228,7 +219,7 @@ fn patch(run: &Arc<CloudRun>, call: &Call<'_>, name: &str) -> GoogleResult<Value
 /// Takes over one path of an update mask.
 fn masked(spec: &mut Map<String, Value>, body: &Value, path: &str) -> GoogleResult<()> {
     // Masks name fields as they are in protocol buffers, or as in JSON.
-    let names: Vec<String> = path.split('.').map(camel).collect();
+    let names: Vec<String> = path.split('.').map(fields::camel).collect();
     if !fields::may_be_masked(&names) {
         return Err(GoogleError::invalid(format!("Invalid field mask: `{path}`")));
     }
@@ -249,17 +240,6 @@ fn masked(spec: &mut Map<String, Value>, body: &Value, path: &str) -> GoogleResu
         }
     }
     Ok(())
-}
-
-fn camel(name: &str) -> String {
-    let mut parts = name.split('_');
-    let mut all = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let mut letters = part.chars();
-        all.extend(letters.next().map(|first| first.to_ascii_uppercase()));
-        all.push_str(letters.as_str());
-    }
-    all
 }
 
 /// Sets what a service should be, and begins to bring it there. `next` says what that is, of what is

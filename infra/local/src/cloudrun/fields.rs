@@ -2,7 +2,7 @@
 //! knows and a value of another kind are refused by Google; what is known and not offered here is refused
 //! by `validate`.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::error::{GoogleError, GoogleResult};
 
@@ -214,12 +214,7 @@ const PROBE: &[Field] = &[
     ("timeoutSeconds", Whole),
 ];
 
-/// Whether a name is that of a field people set.
-pub(crate) fn is_set_by_people(name: &str) -> bool {
-    SERVICE.iter().any(|(known, _)| *known == name)
-}
-
-/// Whether an update mask may name it: a path of a service's fields, or everything.
+/// Whether an update mask may name it: a path of a service's fields.
 pub(crate) fn may_be_masked(path: &[String]) -> bool {
     let Some((first, rest)) = path.split_first() else { return false };
     if OUTPUT.contains(&first.as_str()) {
@@ -239,51 +234,77 @@ pub(crate) fn may_be_masked(path: &[String]) -> bool {
     true
 }
 
-/// Refuses names nobody knows and values of another kind, wherever they are.
-pub(crate) fn check(service: &Value) -> GoogleResult<()> {
+/// What is said of a service, in one form: names as JSON has them, numbers as numbers, names for places in a
+/// list. Names nobody knows and values of another kind are refused, wherever they are.
+pub(crate) fn read(service: &Value) -> GoogleResult<Map<String, Value>> {
     let Value::Object(all) = service else { return Err(invalid("service", service)) };
-    let said = all.iter().filter(|(name, _)| !OUTPUT.contains(&name.as_str()));
-    said.into_iter().try_for_each(|(name, value)| field(SERVICE, name, value, "service"))
+    let said = all.iter().filter(|(name, _)| !OUTPUT.contains(&camel(name).as_str()));
+    said.map(|(name, value)| field(SERVICE, name, value, "service"))
+        .filter(|read| read.as_ref().map_or(true, |(_, value)| !value.is_null()))
+        .collect()
 }
 
-fn field(fields: &[Field], name: &str, value: &Value, path: &str) -> GoogleResult<()> {
-    match fields.iter().find(|(known, _)| *known == name) {
-        Some((_, kind)) => fits(value, kind, &format!("{path}.{name}")),
+fn field(fields: &[Field], name: &str, value: &Value, path: &str) -> GoogleResult<(String, Value)> {
+    // A message's own names, with underscores, are taken as well.
+    let known = camel(name);
+    match fields.iter().find(|(field, _)| *field == known) {
+        Some((_, kind)) => {
+            let value = form(value, kind, &format!("{path}.{name}"))?;
+            Ok((known, value))
+        }
         None => Err(GoogleError::invalid(format!(
             "Invalid JSON payload received. Unknown name \"{name}\" at '{path}': Cannot find field."
         ))),
     }
 }
 
-fn fits(value: &Value, kind: &Kind, path: &str) -> GoogleResult<()> {
-    let is_whole = |number: f64| number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX);
+fn form(value: &Value, kind: &Kind, path: &str) -> GoogleResult<Value> {
+    let unfit = || Err(invalid(path, value));
     // Numbers may be texts.
-    let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
-    let fits = match (kind, value) {
-        (_, Value::Null) | (Anything, _) => true,
-        (Text, _) => value.is_string(),
-        (Flag, _) => value.is_boolean(),
-        (Whole, _) => number.is_some_and(is_whole),
-        (Number, _) => number.is_some(),
+    let number = || value.as_f64().or_else(|| value.as_str()?.parse().ok());
+    let kept = |fits: bool| if fits { Ok(value.clone()) } else { unfit() };
+    match (kind, value) {
+        (_, Value::Null) | (Anything, _) => Ok(value.clone()),
+        (Text, _) => kept(value.is_string()),
+        (Flag, _) => kept(value.is_boolean()),
+        (Whole, _) => match number() {
+            Some(number) if number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX) => {
+                Ok(json!(number as i64))
+            }
+            _ => unfit(),
+        },
+        (Number, _) => number().map_or_else(unfit, |number| Ok(json!(number))),
         (Duration, Value::String(text)) => {
-            text.strip_suffix('s').is_some_and(|text| text.parse::<f64>().is_ok())
+            kept(text.strip_suffix('s').is_some_and(|text| text.parse::<f64>().is_ok()))
         }
-        (OneOf(names), Value::String(name)) => names.contains(&name.as_str()),
-        (OneOf(names), Value::Number(at)) => at.as_u64().is_some_and(|at| at < names.len() as u64),
-        (Texts, Value::Object(all)) => all.values().all(Value::is_string),
+        (OneOf(names), Value::String(name)) => kept(names.contains(&name.as_str())),
+        (OneOf(names), Value::Number(at)) => {
+            let name = at.as_u64().and_then(|at| names.get(usize::try_from(at).ok()?));
+            name.map_or_else(unfit, |name| Ok(json!(name)))
+        }
+        (Texts, Value::Object(all)) => kept(all.values().all(Value::is_string)),
         (List(kind), Value::Array(all)) => {
-            let mut each = all.iter().enumerate();
-            return each.try_for_each(|(at, one)| fits(one, kind, &format!("{path}[{at}]")));
+            let each = all.iter().enumerate();
+            each.map(|(at, one)| form(one, kind, &format!("{path}[{at}]"))).collect()
         }
         (Message(fields), Value::Object(all)) => {
-            return all.iter().try_for_each(|(name, value)| field(fields, name, value, path));
+            let each = all.iter().map(|(name, value)| field(fields, name, value, path));
+            Ok(Value::Object(each.collect::<GoogleResult<_>>()?))
         }
-        _ => false,
-    };
-    match fits {
-        true => Ok(()),
-        false => Err(invalid(path, value)),
+        _ => unfit(),
     }
+}
+
+/// A name with underscores as JSON has it.
+pub(crate) fn camel(name: &str) -> String {
+    let mut parts = name.split('_');
+    let mut all = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let mut letters = part.chars();
+        all.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        all.push_str(letters.as_str());
+    }
+    all
 }
 
 fn invalid(path: &str, value: &Value) -> GoogleError {
@@ -292,8 +313,6 @@ fn invalid(path: &str, value: &Value) -> GoogleError {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -308,7 +327,20 @@ mod tests {
             "template": { "timeout": "3.5s", "vpcAccess": { "egress": "ALL_TRAFFIC" } },
             "labels": { "team": "a" },
         });
-        assert!(check(&fine).is_ok() && check(&probe(json!({ "grpc": {} }))).is_ok());
+        let read_as = read(&fine).unwrap_or_default();
+        assert_eq!(
+            json!(read_as),
+            json!({
+                "ingress": "INGRESS_TRAFFIC_ALL",
+                "scaling": { "minInstanceCount": 2, "scalingMode": "AUTOMATIC" },
+                "template": { "timeout": "3.5s", "vpcAccess": { "egress": "ALL_TRAFFIC" } },
+                "labels": { "team": "a" },
+            })
+        );
+        let by_its_own_names = json!({ "template": { "max_instance_request_concurrency": 3 } });
+        let read_as = read(&by_its_own_names).unwrap_or_default();
+        assert_eq!(read_as["template"]["maxInstanceRequestConcurrency"], 3);
+        assert!(read(&probe(json!({ "grpc": {} }))).is_ok());
         for wrong in [
             json!([]),
             json!({ "colour": "red" }),
@@ -323,7 +355,7 @@ mod tests {
             probe(json!({ "exec": {} })),
             probe(json!({ "httpGet": { "port": "http" } })),
         ] {
-            assert!(check(&wrong).is_err(), "{wrong}");
+            assert!(read(&wrong).is_err(), "{wrong}");
         }
     }
 

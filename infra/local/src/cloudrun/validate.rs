@@ -166,7 +166,9 @@ fn probe(path: &str, probe: &Value, longest: f64) -> GoogleResult<()> {
     if kinds.iter().filter(|kind| !probe[**kind].is_null()).count() != 1 {
         return Err(violation(path, "exactly one of http_get, tcp_socket and grpc must be set"));
     }
-    let value = |name: &str, usual: f64| number(&probe[name]).unwrap_or(usual);
+    // Zero is what is not said.
+    let said = |name: &str| number(&probe[name]).filter(|value| *value != 0.0);
+    let value = |name: &str, usual: f64| said(name).unwrap_or(usual);
     let (timeout, period) = (value("timeoutSeconds", 1.0), value("periodSeconds", 10.0));
     let ranges = [
         ("initial_delay_seconds", value("initialDelaySeconds", 0.0), 0.0, longest),
@@ -258,7 +260,7 @@ fn container(container: &Value, concurrency: Option<f64>, environment: &Value) -
             "CPU must be allocated while requests run only",
         ),
         (
-            environment == "EXECUTION_ENVIRONMENT_GEN2" || *environment == 2,
+            environment == "EXECUTION_ENVIRONMENT_GEN2",
             "the execution environment must be of the first generation",
         ),
     ];
@@ -296,7 +298,7 @@ fn container(container: &Value, concurrency: Option<f64>, environment: &Value) -
 }
 
 fn number(value: &Value) -> Option<f64> {
-    value.as_f64().or_else(|| value.as_str()?.parse().ok())
+    value.as_f64()
 }
 
 /// A Kubernetes quantity in processors.
@@ -339,10 +341,9 @@ fn traffic(id: &str, traffic: &Value) -> GoogleResult<()> {
         };
         sum += percent;
         let named = target["revision"].as_str().is_some_and(|name| !name.is_empty());
-        let by_revision = match &target["type"] {
-            Value::String(kind) => kind == "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION",
-            Value::Number(kind) => kind.as_u64() == Some(2),
-            _ => return Err(violation("Service.traffic.type", "must be set")),
+        let by_revision = match target["type"].as_str() {
+            Some(kind) => kind == "TRAFFIC_TARGET_ALLOCATION_TYPE_REVISION",
+            None => return Err(violation("Service.traffic.type", "must be set")),
         };
         if by_revision != named {
             let why = "a revision is named if, and only if, traffic is allocated by revision";

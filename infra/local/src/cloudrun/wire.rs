@@ -19,20 +19,8 @@ fn condition(kind: &str, state: &str, at: u64, failure: Option<&Failure>) -> Val
     value
 }
 
-/// Enumerations are shown by name, however they were sent.
-fn traffic_type(target: &mut Value) {
-    if let Some(kind) = target["type"].as_u64() {
-        let names = ["_UNSPECIFIED", "_LATEST", "_REVISION"];
-        let name = names.get(kind as usize).copied().unwrap_or("_UNSPECIFIED");
-        target["type"] = json!(format!("TRAFFIC_TARGET_ALLOCATION_TYPE{name}"));
-    }
-}
-
 pub(crate) fn service(service: &Service) -> Value {
     let mut wire: Map<String, Value> = service.spec.clone();
-    if let Some(Value::Array(targets)) = wire.get_mut("traffic") {
-        targets.iter_mut().for_each(traffic_type);
-    }
     let revision = |name: &Option<String>| {
         name.as_ref().map(|name| format!("{}/revisions/{name}", service.name))
     };
