@@ -951,6 +951,9 @@ def framed(message, compressed=False):
 LARGE = 30 * MIB
 BUDGET = 128 * MIB
 
+# What threads work on takes more while they do: tensors beside the bytes they are read from, and tract's beside them.
+WORKED_ON = 8 * LARGE
+
 
 def first_answers(server):
     """Whether a small request is answered, and how."""
@@ -1003,7 +1006,9 @@ def test_many_large_bodies_at_once_take_no_more_memory_than_all_may(packaged):
         statuses = at_once(clients + 1, lambda number: watch() if number == clients else send(number))[:clients]
         grown = memory(server, "VmHWM") - before
         answered, refused = statuses.count(200), statuses.count(503)
-        assert grown < BUDGET + 100 * MIB, (grown // MIB, (meanwhile[0] - before) // MIB, answered, refused)
+        waiting = meanwhile[0] - before
+        sizes = (grown // MIB, waiting // MIB, answered, refused)
+        assert waiting < BUDGET + 64 * MIB and grown < BUDGET + WORKED_ON, sizes
         assert answered and refused, (answered, refused)
         helpers.eventually(lambda: first_answers(server), until=lambda status: status == 200, seconds=5)
 
@@ -1043,7 +1048,9 @@ def test_many_large_messages_at_once_take_no_more_memory_than_all_may(packaged):
         codes = at_once(clients + 1, lambda number: watch() if number == clients else send(number))[:clients]
         grown = memory(server, "VmHWM") - before
         answered, refused = codes.count(grpclib.StatusCode.OK), codes.count(grpclib.StatusCode.UNAVAILABLE)
-        assert grown < BUDGET + 100 * MIB, (grown // MIB, (meanwhile[0] - before) // MIB, answered, refused)
+        waiting = meanwhile[0] - before
+        sizes = (grown // MIB, waiting // MIB, answered, refused)
+        assert waiting < BUDGET + 64 * MIB and grown < BUDGET + WORKED_ON, sizes
         assert answered + refused == clients and answered and refused, codes
         helpers.eventually(lambda: first_answers(server), until=lambda status: status == 200, seconds=5)
 

@@ -38,7 +38,7 @@ pub(crate) struct App {
 
 /// How long a request waits that is refused for want of room. Whoever asks again at once would otherwise keep
 /// those waiting who are answered: a refusal costs nearly as much as an answer.
-const MOMENT: Duration = Duration::from_millis(25);
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// Waits before a refusal for want of room.
 pub(crate) async fn refuse() {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use slsml_inference::{Answer, InferRequest, Method, ProtocolError, Route};
 
 use crate::app::{App, Refusal, refuse};
@@ -63,7 +63,6 @@ trait Size {
 
 impl Size for Full<Bytes> {
     fn size(&self) -> usize {
-        use hyper::body::Body;
         self.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX))
     }
 }
@@ -131,24 +130,41 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, ProtocolError> {
 
 /// The whole body, within its limits of size and time.
 async fn receive(app: &App, body: &mut Received) -> Result<Bytes, Refusal> {
-    let limit = app.settings.body_bytes;
-    let whole = Limited::new(body, limit).collect();
-    match tokio::time::timeout(app.settings.receive, whole).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            let message = format!("the body has more than {limit} bytes, which is the limit");
-            Err(ProtocolError::TooLarge(message).into())
-        }
-        Ok(Err(error)) => Err(match error.downcast_ref::<NoRoom>() {
-            Some(no_room) => (*no_room).into(),
-            None => ProtocolError::BadRequest(format!("the body broke off: {error}")).into(),
-        }),
+    let (limit, time) = (app.settings.body_bytes, app.settings.receive);
+    match tokio::time::timeout(time, whole(body, limit)).await {
+        Ok(whole) => whole,
         Err(_) => Err(ProtocolError::TooSlow(format!(
             "the body did not arrive within {} s",
-            app.settings.receive.as_secs()
+            time.as_secs()
         ))
         .into()),
     }
+}
+
+/// A body in one piece, which it is from the beginning: several would have to be copied into one, and be there
+/// twice.
+async fn whole(body: &mut Received, limit: usize) -> Result<Bytes, Refusal> {
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.downcast_ref::<NoRoom>() {
+            Some(no_room) => Refusal::from(*no_room),
+            None => ProtocolError::BadRequest(format!("the body broke off: {error}")).into(),
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if all.len() + data.len() > limit {
+            let message = format!("the body has more than {limit} bytes, which is the limit");
+            return Err(ProtocolError::TooLarge(message).into());
+        }
+        if all.is_empty() {
+            if body.is_end_stream() {
+                return Ok(data);
+            }
+            let left = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
+            all.reserve((data.len() + left).min(limit));
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(all.freeze())
 }
 
 /// How long what is left of a refused request may take.

@@ -89,6 +89,11 @@ impl Part {
 impl Part {
     /// The request takes nothing any more, as it is refused.
     pub(crate) fn let_go(&self) {
+        // Requests that are refused for want of room are many at once, each in memory of its own: others
+        // shall not need more beside it.
+        if self.had_no_room.swap(false, Ordering::Relaxed) && self.received() >= LARGE {
+            give_back_memory();
+        }
         self.room.left.fetch_add(self.held.swap(0, Ordering::Relaxed), Ordering::Relaxed);
     }
 }
@@ -96,10 +101,6 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         self.let_go();
-        // Requests that are refused for want of room are many at once, each in memory of its own.
-        if self.had_no_room.load(Ordering::Relaxed) && self.received() >= LARGE {
-            give_back_memory();
-        }
     }
 }
 

@@ -60,6 +60,8 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
         extensions: response.extensions(),
     });
     if code == Code::Unavailable {
+        // Nothing of it is kept any more.
+        part.let_go();
         refuse().await;
     }
     response
