@@ -464,14 +464,11 @@ impl Settings {
             }
         };
         let file = &self.package;
-        // Both become tags of the image.
-        for (flag, text) in
-            [("--image-version", &args.image_version), ("--revision", &args.revision)]
+        if let Some(version) = &args.image_version
+            && !slsml_cloudrun::can_be_tag(version)
         {
-            if let Some(text) = text.as_deref().filter(|text| !slsml_cloudrun::can_be_tag(text)) {
-                return Err(Failure::usage(format!("{flag} is `{text}`, which can be no tag"))
-                    .help("take letters, digits, and . _ - +, as in 1.4.0"));
-            }
+            return Err(Failure::usage(format!("`{version}` is no version: it becomes a tag"))
+                .help("take letters, digits, and . _ - +, as in 1.4.0"));
         }
         let precision = match args.precision.or(file.precision).unwrap_or(PrecisionName::Full) {
             PrecisionName::Full => Precision::Full,

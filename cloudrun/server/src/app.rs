@@ -36,15 +36,6 @@ pub(crate) struct App {
     pub(crate) cuts_off: AtomicBool,
 }
 
-/// How long a request waits that is refused for want of room. Whoever asks again at once would otherwise keep
-/// those waiting who are answered: a refusal costs nearly as much as an answer.
-const MOMENT: Duration = Duration::from_millis(50);
-
-/// Waits before a refusal for want of room.
-pub(crate) async fn refuse() {
-    tokio::time::sleep(MOMENT).await;
-}
-
 /// Why a request has no answer of the model's.
 #[derive(Debug)]
 pub(crate) enum Refusal {
@@ -114,6 +105,11 @@ impl App {
             draining: AtomicBool::new(false),
             cuts_off: AtomicBool::new(false),
         }))
+    }
+
+    /// Waits before a refusal for want of room.
+    pub(crate) async fn before_refusal(&self) {
+        tokio::time::sleep(self.settings.refusal_delay).await;
     }
 
     /// Runs the model for a request once a thread is free. A run that takes less time than waking

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use slsml_inference::{Answer, InferRequest, Method, ProtocolError, Route};
 
-use crate::app::{App, Refusal, refuse};
+use crate::app::{App, Refusal};
 use crate::encoding;
 use crate::exchange::{Asked, Ended, Exchange, note_prediction};
 use crate::room::{NoRoom, Part, Received};
@@ -52,7 +52,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
         discard(&mut body.body).await;
     }
     if is_refused {
-        refuse().await;
+        app.before_refusal().await;
     }
     response
 }

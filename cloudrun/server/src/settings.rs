@@ -27,6 +27,10 @@ pub(crate) struct Settings {
     /// `SLSML_MAX_REQUESTS_BYTES`: what all requests that come, wait or run may take together, at least twice the
     /// largest body. Four times that.
     pub(crate) requests_bytes: usize,
+    /// `SLSML_REFUSAL_DELAY_MS`: how long a request waits that is refused for want of room. Whoever asks again
+    /// at once would otherwise keep those waiting who are answered: a refusal costs nearly as much as an
+    /// answer. 50.
+    pub(crate) refusal_delay: Duration,
     /// `SLSML_REQUEST_TIMEOUT_S`: how long a client may take to send its request. 30.
     pub(crate) receive: Duration,
     /// `SLSML_DRAIN_S`: how long requests in flight may take once the container is told to stop. 8:
@@ -71,6 +75,13 @@ impl Settings {
             batch_delay: Duration::from_millis(number(&get, "SLSML_BATCH_DELAY_MS", 0, 0, 1000)?),
             body_bytes,
             requests_bytes,
+            refusal_delay: Duration::from_millis(number(
+                &get,
+                "SLSML_REFUSAL_DELAY_MS",
+                50,
+                0,
+                10_000,
+            )?),
             receive: seconds("SLSML_REQUEST_TIMEOUT_S", 30)?,
             drain: seconds("SLSML_DRAIN_S", 8)?,
             warm_up: flag(&get, "SLSML_WARM_UP", false)?,

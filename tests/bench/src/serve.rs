@@ -52,6 +52,10 @@ pub(crate) struct Args {
     /// Seconds of the overload
     #[arg(long, default_value_t = 60)]
     overload_seconds: u64,
+    /// Connections of the overload: each waits for its answer, and a refused one for a moment longer, so that
+    /// more are needed to offer all of it
+    #[arg(long, default_value_t = 64)]
+    overload_connections: usize,
     /// The folder with slsml and slsml-server [default: built as they ship, by `make ship`]
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
@@ -315,6 +319,10 @@ impl Server {
             .env("PORT", port.to_string())
             // As theirs.
             .env("SLSML_ACCESS_LOG", "false")
+            .envs(
+                std::env::var("SLSML_REFUSAL_DELAY_MS")
+                    .map(|delay| ("SLSML_REFUSAL_DELAY_MS", delay)),
+            )
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -482,7 +490,7 @@ async fn overload(server: &Server, ask: &Ask, args: &Args) -> Result<Overload, E
     let pace = OVERLOAD * usual.per_second();
     let lasts = Duration::from_secs(args.overload_seconds);
     let before = running.rss_bytes()?;
-    let loaded = load(&running.address, ask, 64, Some(pace), lasts).await?;
+    let loaded = load(&running.address, ask, args.overload_connections, Some(pace), lasts).await?;
     let rss_growth = running.rss_bytes()? - before;
     let all = loaded.took.len() as u64 + loaded.refused_503 + loaded.other_errors;
     Ok(Overload {

@@ -21,7 +21,7 @@ use tonic::server::{Grpc, UnaryService};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use crate::app::{App, Refusal, refuse};
+use crate::app::{App, Refusal};
 use crate::exchange::{Asked, Ended, Exchange, note_prediction};
 use crate::rest::BUSY;
 use crate::room::{self, NoRoom, Part};
@@ -62,7 +62,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
     if code == Code::Unavailable {
         // Nothing of it is kept any more.
         part.let_go();
-        refuse().await;
+        app.before_refusal().await;
     }
     response
 }
