@@ -31,14 +31,14 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
     let part = app.room.part();
     let mut body = Received { body, part: part.clone() };
     let answered = respond(&app, &parts, &mut body).await;
-    let is_refused = matches!(answered, Err(Refusal::Busy));
-    let is_left = answered.as_ref().is_err_and(|refusal| {
+    if answered.is_err() {
         // Nothing of it is kept any more.
         part.let_go();
-        // Whoever sends a body reads the answer only then, unless it asked first or was too slow.
-        let is_slow = matches!(refusal, Refusal::Protocol(ProtocolError::TooSlow(_)));
-        !is_slow && !parts.headers.contains_key(EXPECT)
-    });
+    }
+    let is_busy = matches!(answered, Err(Refusal::Busy));
+    let is_slow = matches!(answered, Err(Refusal::Protocol(ProtocolError::TooSlow(_))));
+    // Whoever sends a body reads the answer only then, unless it asked first.
+    let is_left = answered.is_err() && !is_slow && !parts.headers.contains_key(EXPECT);
     let error = answered.as_ref().err().map(message);
     let response = answered.unwrap_or_else(|refusal| refused(&refusal));
     exchange.end(&Ended {
@@ -51,7 +51,7 @@ pub(crate) async fn answer(app: Arc<App>, request: Request<Incoming>) -> Respons
     if is_left {
         discard(&mut body.body).await;
     }
-    if is_refused {
+    if is_busy {
         app.before_refusal().await;
     }
     response
