@@ -123,7 +123,10 @@ fn a_canary_without_a_stable_version_creates_nothing() {
     assert_eq!(code, 2, "{value}");
     let error = &value["error"];
     assert!(
-        error["message"].as_str().unwrap().contains("alias live of digits does not exist"),
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("nothing was released behind the alias live of digits"),
         "{error}"
     );
     assert!(error["help"].as_str().unwrap().contains("--strategy all-at-once"), "{error}");
