@@ -114,8 +114,9 @@ impl Printer {
                 "exit": failure.exit,
                 "exit_code": failure.exit as u8,
             }});
-            // If even this cannot be written, the exit code still tells.
-            let _ = write_out(&value.to_string());
+            if write_out(&value.to_string()).is_err() {
+                write_err(&failure.message);
+            }
         } else {
             let theme = match coloured() {
                 true => GraphicalTheme::unicode(),

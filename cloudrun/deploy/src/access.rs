@@ -20,13 +20,10 @@ pub(crate) async fn differs(
         return Ok(false);
     }
     let policy = policy(google, &spec.name).await?;
-    let mut wanted = spec.clone();
     // Where nobody is asked everybody may, whatever the policy says.
-    if asks_nobody(service) && spec.public == Some(true) {
-        wanted.public = None;
-    }
-    let is_open = asks_nobody(service) && spec.public == Some(false);
-    Ok(is_open || changed(policy.clone(), &wanted) != policy)
+    let public = spec.public.filter(|public| !(*public && asks_nobody(service)));
+    let is_open = asks_nobody(service) && public == Some(false);
+    Ok(is_open || changed(policy.clone(), public, &spec.invokers) != policy)
 }
 
 /// Whether the check of who sends requests is off.
@@ -50,7 +47,8 @@ async fn policy(google: &Google, service: &str) -> Result<Value, CloudRunError> 
 pub(crate) async fn set(google: &Google, spec: &ServiceSpec) -> Result<(), CloudRunError> {
     let url = format!("{}:setIamPolicy", google.run_url(&google.service_name(&spec.name)));
     for tried in 1.. {
-        let body = json!({ "policy": changed(policy(google, &spec.name).await?, spec) });
+        let policy = policy(google, &spec.name).await?;
+        let body = json!({ "policy": changed(policy, spec.public, &spec.invokers) });
         match google.call("SetIamPolicy", Method::POST, &url, &[], Some(&body)).await {
             Err(error) if error.is_conflict() && tried < TRIES => {}
             other => return other.map(drop),
@@ -60,19 +58,19 @@ pub(crate) async fn set(google: &Google, spec: &ServiceSpec) -> Result<(), Cloud
 }
 
 /// A policy with those in it who are named; with everybody, or not, if that is said; all else as it was.
-fn changed(mut policy: Value, spec: &ServiceSpec) -> Value {
+fn changed(mut policy: Value, public: Option<bool>, invokers: &[String]) -> Value {
     let mut bindings = policy["bindings"].as_array().cloned().unwrap_or_default();
     let lets_in = |binding: &Value| binding["role"] == INVOKER && binding["condition"].is_null();
     let members = |binding: &Value| binding["members"].as_array().cloned().unwrap_or_default();
-    if spec.public == Some(false) {
+    if public == Some(false) {
         for binding in bindings.iter_mut().filter(|binding| lets_in(binding)) {
             let others = members(binding).into_iter().filter(|member| member != EVERYBODY);
             binding["members"] = others.collect();
         }
         bindings.retain(|binding| !members(binding).is_empty());
     }
-    let everybody = (spec.public == Some(true)).then_some(EVERYBODY);
-    let named = spec.invokers.iter().map(String::as_str).chain(everybody);
+    let everybody = (public == Some(true)).then_some(EVERYBODY);
+    let named = invokers.iter().map(String::as_str).chain(everybody);
     let has = |name: &str| {
         bindings.iter().any(|binding| lets_in(binding) && members(binding).contains(&json!(name)))
     };
@@ -90,9 +88,8 @@ fn changed(mut policy: Value, spec: &ServiceSpec) -> Value {
 mod tests {
     use super::*;
 
-    fn spec(public: Option<bool>, invokers: &[&str]) -> ServiceSpec {
-        let invokers = invokers.iter().map(|name| (*name).to_owned()).collect();
-        ServiceSpec { public, invokers, ..ServiceSpec::default() }
+    fn public(policy: &Value, public: Option<bool>) -> Value {
+        changed(policy.clone(), public, &[])
     }
 
     #[test]
@@ -100,27 +97,27 @@ mod tests {
         let theirs = json!({ "role": INVOKER, "members": ["user:a@example.com"] });
         let admin = json!({ "role": "roles/run.admin", "members": ["user:b@example.com"] });
         let before = json!({ "etag": "x", "bindings": [theirs, admin] });
-        let open = changed(before.clone(), &spec(Some(true), &[]));
+        let open = public(&before, Some(true));
         assert_ne!(open, before);
-        assert_eq!(changed(open.clone(), &spec(Some(true), &[])), open, "once is enough");
-        assert_eq!(changed(open.clone(), &spec(None, &[])), open);
-        assert_eq!(changed(open, &spec(Some(false), &[])), before);
+        assert_eq!(public(&open, Some(true)), open, "once is enough");
+        assert_eq!(public(&open, None), open);
+        assert_eq!(public(&open, Some(false)), before);
         let conditional = json!({ "bindings": [{ "role": INVOKER, "members": [EVERYBODY], "condition": { "expression": "x" } }] });
-        assert_ne!(changed(conditional.clone(), &spec(Some(true), &[])), conditional);
-        assert_eq!(changed(conditional.clone(), &spec(Some(false), &[])), conditional);
+        assert_ne!(public(&conditional, Some(true)), conditional);
+        assert_eq!(public(&conditional, Some(false)), conditional);
         let nobody = json!({ "etag": "x" });
-        assert_eq!(changed(nobody.clone(), &spec(Some(false), &[])), nobody);
+        assert_eq!(public(&nobody, Some(false)), nobody);
     }
 
     #[test]
     fn who_is_named_is_let_in_once() {
         let caller = "serviceAccount:c@p.iam.gserviceaccount.com";
-        let named = spec(None, &[caller, "user:a@example.com"]);
+        let named = [caller.to_owned(), "user:a@example.com".to_owned()];
         let theirs = json!({ "role": INVOKER, "members": ["user:a@example.com"] });
         let before = json!({ "etag": "x", "bindings": [theirs] });
-        let after = changed(before, &named);
+        let after = changed(before, None, &named);
         let added = json!({ "role": INVOKER, "members": [caller] });
         assert_eq!(after["bindings"], json!([theirs, added]));
-        assert_eq!(changed(after.clone(), &named), after);
+        assert_eq!(changed(after.clone(), None, &named), after);
     }
 }

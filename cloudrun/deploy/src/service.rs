@@ -420,12 +420,26 @@ fn check_scaling(spec: &ServiceSpec, there: &Value) -> Result<(), CloudRunError>
     }
     let of_service = there["scaling"]["maxInstanceCount"].as_u64().filter(|most| *most > 0);
     let of_service = spec.service_max_instances.map(u64::from).or(of_service);
-    match (spec.max_instances, of_service) {
-        (Some(wanted), Some(most)) if u64::from(wanted) > most => {
-            refuse(format!("{wanted} instances of a revision, and {most} at most of the service"))
-        }
-        _ => Ok(()),
+    if let (Some(wanted), Some(most)) = (spec.max_instances, of_service)
+        && u64::from(wanted) > most
+    {
+        return refuse(format!(
+            "{wanted} instances of a revision, and {most} at most of the service"
+        ));
     }
+    let of_revision = spec.max_instances.map(u64::from);
+    let pairs = [
+        ("a revision", spec.revision_min_instances, of_revision),
+        ("the service", spec.min_instances, of_service),
+    ];
+    for (whose, least, most) in pairs {
+        if let (Some(least), Some(most)) = (least, most)
+            && u64::from(least) > most
+        {
+            return refuse(format!("{least} instances of {whose} at least, and {most} at most"));
+        }
+    }
+    Ok(())
 }
 
 /// The service's own settings that are to be another; `there` is the service, null if it is new.
@@ -722,6 +736,11 @@ mod tests {
         assert!(check_scaling(&spec, &capped).is_err());
         let raised = ServiceSpec { service_max_instances: Some(60), ..spec.clone() };
         assert!(check_scaling(&raised, &capped).is_ok());
+        let more = ServiceSpec { revision_min_instances: Some(51), ..spec.clone() };
+        assert!(check_scaling(&more, &Value::Null).is_err(), "more at least than at most");
+        let more = ServiceSpec { min_instances: Some(11), ..ServiceSpec::default() };
+        assert!(check_scaling(&more, &capped).is_err(), "and of the service");
+        assert!(check_scaling(&more, &Value::Null).is_ok());
         let by_hand = json!({ "scaling": { "scalingMode": "MANUAL" } });
         assert!(check_scaling(&spec, &by_hand).is_err());
         assert!(check_scaling(&ServiceSpec::default(), &by_hand).is_ok());

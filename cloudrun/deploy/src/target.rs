@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use slsml_release::journal::Probed;
 use slsml_release::ports::{Observed, PortError, Target, Token};
@@ -92,19 +92,24 @@ impl ServiceTarget {
         };
         let address = address.ok_or_else(|| failed("it has no address of its own"))?;
         let url = infer_url(&address, &template).ok_or_else(|| failed(NOT_OURS))?;
-        let mut request = self.google.http().request(Method::POST, url);
-        if let Some(token) = self.google.identity_token(&self.audience(&address).await?).await {
-            request = request.bearer_auth(token);
-        }
-        let request = request.header("content-type", "application/json");
+        let token = self.google.identity_token(&self.audience(&address).await?).await;
         let unreachable = |error: reqwest::Error| CloudRunError::Unreachable {
             call: "the request",
             cause: error.without_url().to_string(),
         };
-        let answer = request.body(self.request.clone()).send().await.map_err(unreachable)?;
+        let answer = self.request(&url, token.as_deref()).send().await.map_err(unreachable)?;
         let status = answer.status().as_u16();
         let body = answer.bytes().await.map_err(unreachable)?;
         Ok(Invoked { status, body: body.to_vec() })
+    }
+
+    /// The request that is asked, to an address.
+    fn request(&self, url: &str, token: Option<&str>) -> RequestBuilder {
+        let mut request = self.google.http().request(Method::POST, url);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        request.header("content-type", "application/json").body(self.request.clone())
     }
 
     /// Whom a token for requests must be for: the service, whatever tag is asked.
@@ -180,12 +185,7 @@ impl ServiceTarget {
     ) -> Result<Option<String>, CloudRunError> {
         let mut tried = 1;
         loop {
-            let mut request = self.google.http().request(Method::POST, url);
-            if let Some(token) = token {
-                request = request.bearer_auth(token);
-            }
-            let request = request.header("content-type", "application/json");
-            let again = match request.body(self.request.clone()).send().await {
+            let again = match self.request(url, token).send().await {
                 Ok(answer) if answer.status().is_success() => return Ok(None),
                 Ok(answer) => match answer.status().as_u16() {
                     status @ (401 | 403) => {

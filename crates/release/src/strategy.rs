@@ -87,7 +87,7 @@ pub enum OnInconclusive {
 pub enum StrategyError {
     #[error("step {step} has weight {weight}; a step's share lies above 0 and at most at 100 %")]
     Weight { step: usize, weight: Weight },
-    #[error("step {step} goes down to {weight}; each step must have more than the one before")]
+    #[error("step {step} goes to {weight} only; each step must have more than the one before")]
     Decreasing { step: usize, weight: Weight },
     #[error(
         "step {step} has no time to be watched in, and nobody is waited for: nothing could stop it"

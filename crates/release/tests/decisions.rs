@@ -181,8 +181,14 @@ fn strategies_that_make_no_sense_are_refused() {
     let with = |stages: Vec<Stage>, checks: Vec<Check>| Strategy { stages, checks, ..canary() };
     let relative = || vec![errors_against_stable(0.01)];
     let table = [
-        (with(vec![watch(50.0, 9), watch(10.0, 9), watch(100.0, 0)], relative()), "goes down"),
-        (with(vec![watch(50.0, 9), watch(50.0, 9), watch(100.0, 0)], relative()), "goes down"),
+        (
+            with(vec![watch(50.0, 9), watch(10.0, 9), watch(100.0, 0)], relative()),
+            "more than the one before",
+        ),
+        (
+            with(vec![watch(50.0, 9), watch(50.0, 9), watch(100.0, 0)], relative()),
+            "more than the one before",
+        ),
         (with(vec![watch(100.0, 9), watch(100.0, 0)], relative()), "has weight 100"),
         (with(vec![watch(50.0, 9)], relative()), "without steps"),
         (with(vec![Stage::Pause, watch(50.0, 9), watch(100.0, 0)], relative()), "too early"),
