@@ -4,11 +4,14 @@
 //! It shares the processors with the server that is measured. So its HTTP/1.1 does what must be done and no
 //! more: the request's bytes are made once, and of an answer its status and length are read.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http::{Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
@@ -43,6 +46,14 @@ impl Ask {
         wire.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
         let wire = [wire.as_bytes(), &body].concat().into();
         Ask { path: path.into(), headers, body, http2, wire }
+    }
+
+    /// The same, compressed.
+    pub(crate) fn compressed(self) -> Result<Ask, Error> {
+        let mut small = GzEncoder::new(Vec::new(), Compression::best());
+        small.write_all(&self.body)?;
+        let headers = [self.headers, vec![("content-encoding", "gzip".into())]].concat();
+        Ok(Ask::new(&self.path, headers, small.finish()?.into(), self.http2))
     }
 }
 

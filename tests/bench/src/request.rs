@@ -25,7 +25,7 @@ pub(crate) fn generate(signature: &Signature) -> Result<Vec<u8>, Error> {
     generate_rows(signature, 1)
 }
 
-/// The same with so many rows, where the first dimension is free.
+/// The same with so many rows, all alike, where the first dimension is free.
 pub(crate) fn generate_rows(signature: &Signature, rows: usize) -> Result<Vec<u8>, Error> {
     let mut state = 1u32;
     let mut random = move || {
@@ -52,11 +52,18 @@ pub(crate) fn generate_rows(signature: &Signature, rows: usize) -> Result<Vec<u8
         inputs.push(Input {
             name: spec.name.clone(),
             datatype: spec.datatype.to_string(),
-            data: (0..shape.iter().product()).map(|_| value()).collect(),
+            data: repeated(shape.iter().product(), rows, &mut value),
             shape,
         });
     }
     Ok(serde_json::to_vec(&Request { inputs })?)
+}
+
+/// So many values, of which each of several rows has the same if the values are theirs.
+fn repeated(length: usize, rows: usize, value: impl FnMut() -> Value) -> Vec<Value> {
+    let row = if length.is_multiple_of(rows) { length / rows } else { length };
+    let row: Vec<Value> = std::iter::repeat_with(value).take(row).collect();
+    row.iter().cycle().take(length).cloned().collect()
 }
 
 /// The inputs of a request, in its order.

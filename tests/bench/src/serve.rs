@@ -25,9 +25,10 @@ const CONNECTIONS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// In how many pieces a load comes, each server's in turn.
 const ROUNDS: u32 = 3;
 
-/// How long a run takes at least in an overload, and how many rows it may have for that.
-const WHILE: Duration = Duration::from_millis(2);
-const MOST_ROWS: usize = 1 << 14;
+/// A run this quick is made longer for an overload, to so much, and how many rows it may have for that.
+const QUICK: Duration = Duration::from_millis(2);
+const WHILE: Duration = Duration::from_millis(10);
+const MOST_ROWS: usize = 1 << 16;
 
 /// By how much more requests come than can be answered.
 const OVERLOAD: f64 = 10.0;
@@ -52,9 +53,8 @@ pub(crate) struct Args {
     /// Seconds of the overload
     #[arg(long, default_value_t = 60)]
     overload_seconds: u64,
-    /// Connections of the overload: each waits for its answer, and a refused one for a moment longer, so that
-    /// more are needed to offer all of it
-    #[arg(long, default_value_t = 64)]
+    /// Connections of the overload: each waits for its answer, so that few cannot offer all of it
+    #[arg(long, default_value_t = 128)]
     overload_connections: usize,
     /// The folder with slsml and slsml-server [default: built as they ship, by `make ship`]
     #[arg(long, value_name = "DIR")]
@@ -94,6 +94,8 @@ struct Overhead {
 
 #[derive(Debug, Serialize)]
 struct Overload {
+    /// What is answered without it.
+    capacity_per_second: f64,
     offered_per_second: f64,
     accepted: usize,
     rss_growth: i64,
@@ -152,7 +154,7 @@ async fn measure(args: &Args, programs: &Path, peers: &Peers) -> Result<Report, 
     eprintln!("what a request costs beside the run");
     let (bare_run_ms, overhead_ms, rest) = overhead(&server, &model, &body, &asks).await?;
     let rest_rss_bytes = rest - i64::try_from(std::fs::metadata(&packaged)?.len())?;
-    let slow = Asks::of(&slow(&model)?)?;
+    let slow = slow(&model)?;
     drop(model);
 
     eprintln!("how much each answers");
@@ -164,7 +166,7 @@ async fn measure(args: &Args, programs: &Path, peers: &Peers) -> Result<Report, 
     let [ours, theirs] = throughput([&server, &two], &asks.json, lasts).await?;
 
     eprintln!("ten times as much as it can answer, for {} s", args.overload_seconds);
-    let overload = overload(&server, &slow.binary, args).await?;
+    let overload = overload(&server, &slow, args).await?;
     let (image_bytes_without_model, build_s) = image(programs, &packaged, scratch.path())?;
     Ok(Report {
         model: args.model.display().to_string(),
@@ -186,19 +188,21 @@ async fn measure(args: &Args, programs: &Path, peers: &Peers) -> Result<Report, 
 }
 
 /// A request whose run takes a while, where the model's first dimension is free: a client cannot send ten times
-/// as many quick ones as a server answers on the same machine.
-fn slow(model: &Model) -> Result<Vec<u8>, Error> {
-    let mut rows = 1;
+/// as many quick ones as a server answers on the same machine. Nor as many as are large, so one of many rows is
+/// compressed.
+fn slow(model: &Model) -> Result<Ask, Error> {
+    let (mut rows, mut least) = (1, QUICK);
     loop {
         let body = request::generate_rows(model.signature(), rows)?;
         let inputs = request::tensors(&body)?.into_iter().map(|(_, tensor)| tensor).collect();
         let began = Instant::now();
         model.run(inputs)?;
         let is_free = body != request::generate_rows(model.signature(), rows + 1)?;
-        if began.elapsed() >= WHILE || !is_free || rows >= MOST_ROWS {
-            return Ok(body);
+        if began.elapsed() >= least || !is_free || rows >= MOST_ROWS {
+            let ask = Asks::of(&body)?.binary;
+            return if rows == 1 { Ok(ask) } else { ask.compressed() };
         }
-        rows *= 2;
+        (rows, least) = (2 * rows, WHILE);
     }
 }
 
@@ -494,6 +498,7 @@ async fn overload(server: &Server, ask: &Ask, args: &Args) -> Result<Overload, E
     let rss_growth = running.rss_bytes()? - before;
     let all = loaded.took.len() as u64 + loaded.refused_503 + loaded.other_errors;
     Ok(Overload {
+        capacity_per_second: usual.per_second(),
         offered_per_second: all as f64 / loaded.lasted.as_secs_f64(),
         accepted: loaded.took.len(),
         rss_growth,
