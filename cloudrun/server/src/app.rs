@@ -9,6 +9,7 @@ use slsml_model::{MANIFEST_FILE, MODEL_FILE, Manifest, Model, RunError, Tensor};
 use tokio::sync::oneshot;
 
 use crate::batch::Batches;
+use crate::crowd::Place;
 use crate::gather::Gathered;
 use crate::log;
 use crate::pace::Pace;
@@ -48,6 +49,12 @@ pub(crate) enum Refusal {
 impl From<ProtocolError> for Refusal {
     fn from(error: ProtocolError) -> Refusal {
         Refusal::Protocol(error)
+    }
+}
+
+impl From<Full> for Refusal {
+    fn from(Full: Full) -> Refusal {
+        Refusal::Busy
     }
 }
 
@@ -118,10 +125,12 @@ impl App {
         &self,
         request: &mut InferRequest,
         part: &Arc<Part>,
+        place: Option<Place>,
     ) -> Result<Vec<Tensor>, Refusal> {
         let inputs = std::mem::take(&mut request.inputs);
         let is_quick = self.runner.pace.is_quick(elements(&inputs));
         if is_quick && self.queue.len() == 0 && self.delay.is_zero() {
+            drop(place);
             if self.stats.in_flight() > 1 && self.runner.batches.are_allowed() {
                 return self.run_with_others(inputs, part).await;
             }
@@ -130,7 +139,7 @@ impl App {
         }
         let (reply, answer) = oneshot::channel();
         let job = Job { inputs, reply, part: part.clone() };
-        self.queue.push(job).map_err(|Full| Refusal::Busy)?;
+        self.queue.push(job, place)?;
         answered(answer.await.ok())
     }
 

@@ -6,8 +6,10 @@
 
 mod app;
 mod batch;
+mod crowd;
 mod encoding;
 mod exchange;
+mod fewer;
 mod gather;
 mod grpc;
 mod listen;
@@ -46,6 +48,10 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let settings = Settings::from_environment()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(settings.threads)
+        // Answers of the model's threads before requests to refuse, of which there may be many; and no long
+        // time until those are read that wait for a place.
+        .global_queue_interval(1)
+        .event_interval(13)
         .enable_all()
         .build()?;
     let _within = runtime.enter();

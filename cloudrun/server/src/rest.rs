@@ -13,6 +13,7 @@ use hyper::body::{Body, Incoming};
 use slsml_inference::{Answer, InferRequest, Method, ProtocolError, Route};
 
 use crate::app::{App, Refusal};
+use crate::crowd::Place;
 use crate::encoding;
 use crate::exchange::{Asked, Ended, Exchange, note_prediction};
 use crate::room::{NoRoom, Part, Received};
@@ -85,11 +86,9 @@ async fn respond(
         Route::Known(answer) => Ok(response(&parts.headers, answer)),
         Route::Infer => {
             // Better before a body is kept than after it.
-            if app.queue.is_full() {
-                return Err(Refusal::Busy);
-            }
+            let place = app.queue.place()?;
             let whole = receive(app, body).await?;
-            let answer = infer(app, &parts.headers, whole, &body.part).await?;
+            let answer = infer(app, &parts.headers, whole, &body.part, place).await?;
             let predictions = answer.predictions.clone();
             let mut response = response(&parts.headers, answer);
             note_prediction(response.extensions_mut(), &predictions);
@@ -103,6 +102,7 @@ async fn infer(
     headers: &HeaderMap,
     body: Bytes,
     part: &Arc<Part>,
+    place: Option<Place>,
 ) -> Result<Answer, Refusal> {
     let limits = &app.service.limits;
     let signature = app.service.model.signature();
@@ -116,7 +116,7 @@ async fn infer(
     // The run can have its memory.
     drop((plain, body));
     part.hold(request.bytes())?;
-    let tensors = app.run(&mut request, part).await?;
+    let tensors = app.run(&mut request, part, place).await?;
     Ok(app.service.infer_answer(&request, &tensors)?)
 }
 

@@ -28,8 +28,8 @@ pub(crate) struct Settings {
     /// largest body. Four times that.
     pub(crate) requests_bytes: usize,
     /// `SLSML_REFUSAL_DELAY_MS`: how long a request waits that is refused for want of room. Whoever asks again
-    /// at once would otherwise keep those waiting who are answered: a refusal costs nearly as much as an
-    /// answer. 50.
+    /// at once would otherwise keep those waiting who are answered: what a refused request costs is having
+    /// come. 10.
     pub(crate) refusal_delay: Duration,
     /// `SLSML_REQUEST_TIMEOUT_S`: how long a client may take to send its request. 30.
     pub(crate) receive: Duration,
@@ -78,7 +78,7 @@ impl Settings {
             refusal_delay: Duration::from_millis(number(
                 &get,
                 "SLSML_REFUSAL_DELAY_MS",
-                50,
+                10,
                 0,
                 10_000,
             )?),

@@ -1,8 +1,10 @@
 //! Running the model, and the threads that do so for requests that wait.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use slsml_model::{Model, RunError, Tensor};
 
 use crate::batch::Batches;
@@ -46,6 +48,20 @@ impl Runner {
     }
 }
 
+/// Does something, and how long it takes and how much of a processor this thread gets meanwhile, from 0 to 1.
+fn measured(what: impl FnOnce()) -> (Duration, f64) {
+    let used = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    };
+    let (before, began) = (used(), Instant::now());
+    // What it was to answer is told that nobody does; the thread is for others, too.
+    let _ = catch_unwind(AssertUnwindSafe(what));
+    let took = began.elapsed();
+    let share = if took.is_zero() { 1.0 } else { (used() - before) / took.as_secs_f64() };
+    (took, share.min(1.0))
+}
+
 /// Starts threads that run what waits in a queue, until it is closed. The first of several that fit together
 /// waits for the others as long as `delay`.
 pub(crate) fn start(
@@ -58,7 +74,8 @@ pub(crate) fn start(
         let (runner, queue) = (runner.clone(), queue.clone());
         let work = move || {
             while let Some(jobs) = queue.take(delay, |jobs, next| runner.batches.fits(jobs, next)) {
-                runner.answer(jobs);
+                let (took, share) = measured(|| runner.answer(jobs));
+                queue.ran(took, share);
             }
         };
         std::thread::Builder::new().name(format!("model-{number}")).spawn(work)?;

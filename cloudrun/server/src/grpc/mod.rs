@@ -22,6 +22,7 @@ use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
 use crate::app::{App, Refusal};
+use crate::crowd::Place;
 use crate::exchange::{Asked, Ended, Exchange, note_prediction};
 use crate::rest::BUSY;
 use crate::room::{self, NoRoom, Part};
@@ -130,12 +131,13 @@ async fn dispatch(
         Some("ModelReady") => one(app, request, plain(), model_ready).await,
         Some("ServerMetadata") => one(app, request, plain(), server_metadata).await,
         Some("ModelMetadata") => one(app, request, plain(), model_metadata).await,
-        // Better before a message is kept than after it.
-        Some("ModelInfer") if app.queue.is_full() => busy().into_http(),
         Some("ModelInfer") => {
+            // Better before a message is kept than after it.
+            let Ok(mut place) = app.queue.place() else { return busy().into_http() };
             let codec = Counted { limits: app.service.limits, part: part.clone() };
             let part = part.clone();
-            one(app, request, codec, move |app, asked| model_infer(app, asked, part.clone())).await
+            let infer = move |app, asked| model_infer(app, asked, part.clone(), place.take());
+            one(app, request, codec, infer).await
         }
         _ => {
             let path: String = path.chars().take(200).collect();
@@ -158,7 +160,7 @@ async fn one<C, F, R>(
 ) -> Response<Body>
 where
     C: Codec<Decode: Send + 'static, Encode: Message + Send + 'static>,
-    F: Fn(Arc<App>, C::Decode) -> R,
+    F: FnMut(Arc<App>, C::Decode) -> R,
     R: Future<Output = Answered<C::Encode>> + Send + 'static,
 {
     let mut grpc = Grpc::new(codec)
@@ -208,7 +210,7 @@ struct Unary<F> {
 
 impl<A, B, F, R> UnaryService<A> for Unary<F>
 where
-    F: Fn(Arc<App>, A) -> R,
+    F: FnMut(Arc<App>, A) -> R,
     R: Future<Output = Answered<B>> + Send + 'static,
     B: Message,
 {
@@ -275,12 +277,13 @@ async fn model_infer(
     app: Arc<App>,
     asked: ModelInferRequest,
     part: Arc<Part>,
+    place: Option<Place>,
 ) -> Answered<ModelInferResponse> {
     named(&app, &asked.model_name, &asked.model_version)?;
     let bound = bind(asked, app.service.model.signature(), &app.service.limits);
     let mut request = bound.map_err(|error| status(&error))?;
     part.hold(request.bytes()).map_err(no_room_status)?;
-    let tensors = app.run(&mut request, &part).await.map_err(refused)?;
+    let tensors = app.run(&mut request, &part, place).await.map_err(refused)?;
     let predictions = app.service.predictions(&tensors);
     let answer = app.service.named(&request, &tensors);
     let (mut outputs, mut raw) = (Vec::new(), Vec::new());
