@@ -420,23 +420,17 @@ fn check_scaling(spec: &ServiceSpec, there: &Value) -> Result<(), CloudRunError>
     }
     let of_service = there["scaling"]["maxInstanceCount"].as_u64().filter(|most| *most > 0);
     let of_service = spec.service_max_instances.map(u64::from).or(of_service);
-    if let (Some(wanted), Some(most)) = (spec.max_instances, of_service)
-        && u64::from(wanted) > most
-    {
-        return refuse(format!(
-            "{wanted} instances of a revision, and {most} at most of the service"
-        ));
-    }
     let of_revision = spec.max_instances.map(u64::from);
-    let pairs = [
-        ("a revision", spec.revision_min_instances, of_revision),
-        ("the service", spec.min_instances, of_service),
+    let limits = [
+        ("a revision", spec.max_instances, of_service, "at most of the service"),
+        ("a revision at least", spec.revision_min_instances, of_revision, "at most"),
+        ("the service at least", spec.min_instances, of_service, "at most"),
     ];
-    for (whose, least, most) in pairs {
-        if let (Some(least), Some(most)) = (least, most)
-            && u64::from(least) > most
+    for (whose, wanted, most, limit) in limits {
+        if let (Some(wanted), Some(most)) = (wanted, most)
+            && u64::from(wanted) > most
         {
-            return refuse(format!("{least} instances of {whose} at least, and {most} at most"));
+            return refuse(format!("{wanted} instances of {whose}, and {most} {limit}"));
         }
     }
     Ok(())

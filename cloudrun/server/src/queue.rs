@@ -80,7 +80,7 @@ impl Queue {
         if inner.crowd.ends(Instant::now()) {
             self.filled.notify_all();
         }
-        // Who is here already needs none.
+        // Only here: `push` is for who is here already, and nobody's place is before that.
         let others = inner.crowd.places();
         let is_full = inner.fills(others, self.threads, &self.pace);
         inner.crowd.asked(is_full);
